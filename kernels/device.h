@@ -1,0 +1,49 @@
+// Execution contexts: the first parameter of every kernel. Backends are overloads of one name.
+//
+//   Cpu   production CPU code (vectorised loops, OpenMP threads)
+//   Emu   the .cu sources compiled by the host compiler and run block by block with one fiber per CUDA thread
+//   Cuda  the .cu sources compiled by nvcc (present when ACCRETE_WITH_CUDA is defined)
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/types.h"
+
+namespace accrete::kernels {
+
+struct Cpu {
+  int threads = 1;  // OpenMP threads to use; results do not depend on it unless a kernel says so
+};
+
+// Order in which the emulator runs the warps of a block between two barriers.
+enum class WarpOrder { forward, reverse, shuffled };
+
+struct Emu {
+  WarpOrder order = WarpOrder::forward;
+  uint64_t shuffle_seed = 1;
+  Cpu cpu;  // matrix products are sent here
+};
+
+struct Cuda {
+  int device = 0;
+  void* stream = nullptr;  // cudaStream_t
+  void* blas = nullptr;    // cublasLtHandle_t
+  bool sync_each = false;  // synchronise after every launch and report errors there (--sync)
+};
+
+// Declares one kernel for every backend: KERNEL(name, parameters after the context). T is the stored number type.
+#define ACCRETE_KERNEL(name, ...)                         \
+  template <class T>                                      \
+  void name(const ::accrete::kernels::Cpu&, __VA_ARGS__); \
+  template <class T>                                      \
+  void name(const ::accrete::kernels::Emu&, __VA_ARGS__); \
+  template <class T>                                      \
+  void name(const ::accrete::kernels::Cuda&, __VA_ARGS__)
+
+// Same for a kernel that exists for one number type only.
+#define ACCRETE_KERNEL_F32(name, ...)                     \
+  void name(const ::accrete::kernels::Cpu&, __VA_ARGS__); \
+  void name(const ::accrete::kernels::Emu&, __VA_ARGS__); \
+  void name(const ::accrete::kernels::Cuda&, __VA_ARGS__)
+
+}  // namespace accrete::kernels
