@@ -1,0 +1,201 @@
+#include "engine/core/memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <mutex>
+#include <unordered_map>
+
+#include "engine/core/error.h"
+
+namespace accrete {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kHugePage = 2 << 20;
+
+thread_local Segment current_segment = Segment::activations;
+
+// Sizes are rounded so that nearly equal requests share cached blocks: 256 bytes, then 1/16 of the size.
+int64_t round_size(int64_t bytes) {
+  int64_t step = 256;
+  while (step * 16 < bytes) step *= 2;
+  return std::max<int64_t>(step, (bytes + step - 1) / step * step);
+}
+
+int64_t read_number(const char* path) {
+  std::ifstream in(path);
+  int64_t n = -1;
+  in >> n;
+  return in ? n : -1;
+}
+
+// Memory this process can still take: MemAvailable, or less where a control group bounds it.
+int64_t available_memory() {
+  int64_t available = int64_t{8} << 30;
+  std::ifstream in("/proc/meminfo");
+  for (std::string key; in >> key;) {
+    int64_t kib = 0;
+    if (key == "MemAvailable:" && in >> kib) available = kib * 1024;
+    in.ignore(256, '\n');
+  }
+  const int64_t limit = read_number("/sys/fs/cgroup/memory.max");
+  const int64_t used = std::max<int64_t>(0, read_number("/sys/fs/cgroup/memory.current"));
+  if (limit > 0) available = std::min(available, std::max<int64_t>(0, limit - used));
+  return available;
+}
+
+class Cache {
+ public:
+  explicit Cache(Device device) : device_(device) {}
+
+  std::unique_ptr<Block> get(int64_t bytes, Segment segment) {
+    const std::lock_guard lock(mutex_);
+    const int64_t rounded = round_size(bytes);
+    void* data = nullptr;
+    auto& list = free_[rounded];
+    if (!list.empty()) {
+      data = list.back();
+      list.pop_back();
+    } else {
+      data = from_system(rounded, bytes);
+    }
+    auto& s = use_.segment[static_cast<int>(segment)];
+    s.now += rounded;
+    s.peak = std::max(s.peak, s.now);
+    use_.now += rounded;
+    use_.peak = std::max(use_.peak, use_.now);
+    auto block = std::make_unique<Block>();
+    block->data = data;
+    block->bytes = bytes;
+    block->rounded = rounded;
+    block->device = device_;
+    block->segment = segment;
+    return block;
+  }
+
+  void put(const Block& block) {
+    const std::lock_guard lock(mutex_);
+    use_.segment[static_cast<int>(block.segment)].now -= block.rounded;
+    use_.now -= block.rounded;
+    free_[block.rounded].push_back(block.data);
+  }
+
+  void release() {
+    const std::lock_guard lock(mutex_);
+    release_locked();
+  }
+
+  MemoryUse use() {
+    const std::lock_guard lock(mutex_);
+    return use_;
+  }
+
+  void reset_peak() {
+    const std::lock_guard lock(mutex_);
+    for (auto& s : use_.segment) s.peak = s.now;
+    use_.peak = use_.now;
+  }
+
+ private:
+  void* from_system(int64_t rounded, int64_t bytes) {
+    if (use_.reserved + rounded > memory_limit()) release_locked();
+    void* data = nullptr;
+    const int64_t alignment = rounded >= kHugePage ? kHugePage : kAlignment;
+    if (use_.reserved + rounded <= memory_limit() &&
+        posix_memalign(&data, static_cast<size_t>(alignment), static_cast<size_t>(rounded)) == 0) {
+      if (rounded >= kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+      use_.reserved += rounded;
+      ++use_.allocations;
+      return data;
+    }
+    fail("memory", "out of memory on ", device_, "; ", human_bytes(bytes), " more wanted for ",
+         name_of(current_segment), "; limit ", human_bytes(memory_limit()), "; in use:\n", table());
+  }
+
+  void release_locked() {
+    for (auto& [size, list] : free_) {
+      for (void* p : list) std::free(p);
+      use_.reserved -= size * static_cast<int64_t>(list.size());
+      list.clear();
+    }
+  }
+
+ public:
+  std::string table() const {
+    std::string out;
+    char line[128];
+    std::snprintf(line, sizeof line, "  %-12s %12s %12s\n", "segment", "now", "peak");
+    out += line;
+    for (int i = 0; i < kSegments; ++i) {
+      std::snprintf(line, sizeof line, "  %-12s %12s %12s\n", name_of(static_cast<Segment>(i)),
+                    human_bytes(use_.segment[i].now).c_str(), human_bytes(use_.segment[i].peak).c_str());
+      out += line;
+    }
+    std::snprintf(line, sizeof line, "  %-12s %12s %12s  (held from the system: %s)", "total",
+                  human_bytes(use_.now).c_str(), human_bytes(use_.peak).c_str(), human_bytes(use_.reserved).c_str());
+    return out + line;
+  }
+
+ private:
+  Device device_;
+  std::mutex mutex_;
+  std::unordered_map<int64_t, std::vector<void*>> free_;
+  MemoryUse use_;
+};
+
+// Never destroyed: tensors in static storage may outlive main.
+Cache& cache_of(Device d) {
+  static Cache* cpu = new Cache(kCpu);
+  static Cache* emu = new Cache(kEmu);
+  return d.kind == DeviceKind::emu ? *emu : *cpu;
+}
+
+int64_t chosen_limit = 0;
+
+}  // namespace
+
+const char* name_of(Segment s) {
+  static constexpr const char* kNames[kSegments] = {"params", "grads", "optimizer", "activations", "workspace", "data"};
+  return kNames[static_cast<int>(s)];
+}
+
+SegmentScope::SegmentScope(Segment segment) : outer_(current_segment) { current_segment = segment; }
+SegmentScope::~SegmentScope() { current_segment = outer_; }
+
+Block::~Block() {
+  if (data) cache_of(device).put(*this);
+}
+
+std::unique_ptr<Block> allocate(Device device, int64_t bytes) {
+  check(bytes >= 0, "memory", "negative size ", bytes);
+  return cache_of(device).get(bytes, current_segment);
+}
+
+MemoryUse memory_use(Device device) { return cache_of(device).use(); }
+void reset_peak(Device device) { cache_of(device).reset_peak(); }
+int64_t device_allocations(Device device) { return cache_of(device).use().allocations; }
+void release_cache(Device device) { cache_of(device).release(); }
+void set_memory_limit(int64_t bytes) { chosen_limit = bytes; }
+
+int64_t memory_limit() {
+  static const int64_t available = available_memory();
+  return chosen_limit > 0 ? chosen_limit : available;
+}
+
+std::string memory_report(Device device) { return cache_of(device).table(); }
+
+std::string human_bytes(int64_t bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  while (value >= 1024 && unit < 4) value /= 1024, ++unit;
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+  return text;
+}
+
+}  // namespace accrete

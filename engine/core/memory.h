@@ -1,0 +1,71 @@
+// A caching allocator per device. Every allocation belongs to the innermost named segment; a report shows them all.
+//
+// Freed blocks are kept and handed out again to requests of the same rounded size, so a training loop whose shapes
+// repeat makes no system allocation after its second step (device_allocations() stops growing; a test keeps it so).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/core/device.h"
+
+namespace accrete {
+
+enum class Segment : uint8_t { params, grads, optimizer, activations, workspace, data };
+inline constexpr int kSegments = 6;
+const char* name_of(Segment s);
+
+// In its scope, allocations of this thread belong to `segment`.
+class SegmentScope {
+ public:
+  explicit SegmentScope(Segment segment);
+  ~SegmentScope();
+  SegmentScope(const SegmentScope&) = delete;
+  SegmentScope& operator=(const SegmentScope&) = delete;
+
+ private:
+  Segment outer_;
+};
+
+// A block of memory that returns to the allocator's cache when the last owner goes. `bytes` is the size asked for.
+struct Block {
+  void* data = nullptr;
+  int64_t bytes = 0;
+  int64_t rounded = 0;
+  Device device;
+  Segment segment = Segment::activations;
+  ~Block();
+};
+
+// At least `bytes` bytes, aligned to 64, not initialised. Throws Error with the segment table when the limit is
+// reached.
+std::unique_ptr<Block> allocate(Device device, int64_t bytes);
+
+struct SegmentUse {
+  int64_t now = 0, peak = 0;  // bytes
+};
+struct MemoryUse {
+  SegmentUse segment[kSegments];
+  int64_t now = 0;          // bytes in use
+  int64_t peak = 0;         // largest `now` since reset_peak
+  int64_t reserved = 0;     // bytes held from the system, in use or cached
+  int64_t allocations = 0;  // calls to the system allocator so far
+};
+MemoryUse memory_use(Device device);
+// Restarts the peaks at the present values.
+void reset_peak(Device device);
+// Number of calls to the system allocator so far: constant in the steady state.
+int64_t device_allocations(Device device);
+// Gives cached, unused blocks back to the system.
+void release_cache(Device device);
+// Bytes the engine may reserve; default: the memory available to this process when it starts. 0 restores the default.
+void set_memory_limit(int64_t bytes);
+int64_t memory_limit();
+// A table of the segments (now, peak), one line each.
+std::string memory_report(Device device);
+// "12.3 MiB"
+std::string human_bytes(int64_t bytes);
+
+}  // namespace accrete
