@@ -2,6 +2,7 @@
 // The same (key, counter) gives the same four words on every backend, in any order, on any number of threads.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/types.h"
@@ -54,6 +55,13 @@ ACCRETE_HD Philox4 random_words(const RandomKey& key, uint64_t block) {
 
 // Uniform in [0, 1) with 24 bits.
 ACCRETE_HD float to_uniform(uint32_t word) { return static_cast<float>(word >> 8) * (1.0f / 16777216.0f); }
+
+// Standard normal from two words: Box-Muller in double, sqrt(-2 ln u) cos(2 pi v) with u in (0, 1], v in [0, 1).
+ACCRETE_HD float to_normal(uint32_t w0, uint32_t w1) {
+  const double u = (static_cast<double>(w0) + 1.0) * (1.0 / 4294967296.0);
+  const double v = static_cast<double>(w1) * (1.0 / 4294967296.0);
+  return static_cast<float>(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+}
 
 // Dropout keeps an element when its 32-bit word is >= this threshold: exact integer test, the same on every backend.
 ACCRETE_HD uint32_t drop_threshold(float p) {
