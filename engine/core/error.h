@@ -14,7 +14,8 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// fail("safetensors", "header is not JSON; expected ", a, "; got ", b) throws Error("[safetensors] header is not JSON; ...").
+// fail("safetensors", "header is not JSON; expected ", a, "; got ", b) throws Error("[safetensors] header is not JSON;
+// ...").
 template <class... Parts>
 [[noreturn]] void fail(std::string_view where, const Parts&... parts) {
   std::ostringstream text;
@@ -23,7 +24,8 @@ template <class... Parts>
   throw Error(text.str());
 }
 
-// check(condition, where, parts...): fail unless the condition holds. The parts are only evaluated, not formatted, when it does.
+// check(condition, where, parts...): fail unless the condition holds. The parts are only evaluated, not formatted, when
+// it does.
 template <class... Parts>
 void check(bool condition, std::string_view where, const Parts&... parts) {
   if (!condition) fail(where, parts...);

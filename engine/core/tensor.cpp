@@ -82,6 +82,12 @@ Tensor Tensor::detach() const {
   return t;
 }
 
+Tensor Tensor::stripped() const {
+  Tensor t = *this;
+  t.storage_ = nullptr;
+  return t;
+}
+
 Tensor Tensor::clone() const { return to(device_); }
 
 Tensor Tensor::to(Device device) const {

@@ -68,6 +68,9 @@ class Tensor {
   // Without autograd history; shares memory.
   Tensor detach() const;
 
+  // Shape, dtype, device and history without the memory: what a graph keeps of its inputs.
+  Tensor stripped() const;
+
   // A deep copy (same device), or on another device.
   Tensor clone() const;
   Tensor to(Device device) const;
