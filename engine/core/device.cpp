@@ -28,7 +28,17 @@ int default_threads() {
   return 1;
 }
 
-std::string_view name_of(Device d) { return d.kind == DeviceKind::emu ? "emu" : "cpu"; }
+std::string_view name_of(Device d) {
+  switch (d.kind) {
+    case DeviceKind::cpu:
+      return "cpu";
+    case DeviceKind::emu:
+      return "emu";
+    case DeviceKind::dry:
+      return "dry";
+  }
+  return "?";
+}
 
 Device parse_device(std::string_view text) {
   if (text == "cpu") return kCpu;

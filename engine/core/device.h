@@ -9,9 +9,10 @@
 
 namespace accrete {
 
-enum class DeviceKind : uint8_t { cpu, emu };
+enum class DeviceKind : uint8_t { cpu, emu, dry };
 
 // cpu: production CPU code. emu: the CUDA kernels run by the block emulator, in host memory.
+// dry: no memory and no arithmetic, only shapes, costs and the memory account: what --dry-run uses to predict a run.
 struct Device {
   DeviceKind kind = DeviceKind::cpu;
   friend bool operator==(const Device&, const Device&) = default;
@@ -19,6 +20,7 @@ struct Device {
 
 inline constexpr Device kCpu{DeviceKind::cpu};
 inline constexpr Device kEmu{DeviceKind::emu};
+inline constexpr Device kDry{DeviceKind::dry};
 
 std::string_view name_of(Device d);
 inline std::ostream& operator<<(std::ostream& out, Device d) { return out << name_of(d); }
@@ -33,15 +35,21 @@ void set_threads(int threads);
 void set_warp_order(kernels::WarpOrder order, uint64_t shuffle_seed = 1);
 int default_threads();  // processors this process may use
 
-// Calls fn(context) with the kernel context of the device.
+// Calls fn(context) with the kernel context of the device; does nothing on the dry device.
 template <class Fn>
-decltype(auto) on_device(Device d, Fn&& fn) {
+void on_device(Device d, Fn&& fn) {
+  switch (d.kind) {
+    case DeviceKind::cpu:
+      fn(cpu_context());
+      break;
+    case DeviceKind::emu:
 #if defined(ACCRETE_WITH_EMULATOR)
-  if (d.kind == DeviceKind::emu) return fn(emu_context());
-#else
-  (void)d;
+      fn(emu_context());
 #endif
-  return fn(cpu_context());
+      break;
+    case DeviceKind::dry:
+      break;
+  }
 }
 
 }  // namespace accrete

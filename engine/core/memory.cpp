@@ -57,7 +57,9 @@ class Cache {
     const int64_t rounded = round_size(bytes);
     void* data = nullptr;
     auto& list = free_[rounded];
-    if (!list.empty()) {
+    if (device_ == kDry) {
+      // only the account is kept
+    } else if (!list.empty()) {
       data = list.back();
       list.pop_back();
     } else {
@@ -81,7 +83,7 @@ class Cache {
     const std::lock_guard lock(mutex_);
     use_.segment[static_cast<int>(block.segment)].now -= block.rounded;
     use_.now -= block.rounded;
-    free_[block.rounded].push_back(block.data);
+    if (block.data) free_[block.rounded].push_back(block.data);
   }
 
   void release() {
@@ -151,7 +153,8 @@ class Cache {
 Cache& cache_of(Device d) {
   static Cache* cpu = new Cache(kCpu);
   static Cache* emu = new Cache(kEmu);
-  return d.kind == DeviceKind::emu ? *emu : *cpu;
+  static Cache* dry = new Cache(kDry);
+  return d.kind == DeviceKind::emu ? *emu : d.kind == DeviceKind::dry ? *dry : *cpu;
 }
 
 int64_t chosen_limit = 0;
@@ -167,7 +170,7 @@ SegmentScope::SegmentScope(Segment segment) : outer_(current_segment) { current_
 SegmentScope::~SegmentScope() { current_segment = outer_; }
 
 Block::~Block() {
-  if (data) cache_of(device).put(*this);
+  if (rounded > 0) cache_of(device).put(*this);
 }
 
 std::unique_ptr<Block> allocate(Device device, int64_t bytes) {

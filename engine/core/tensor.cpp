@@ -18,7 +18,7 @@ Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
 
 Tensor Tensor::zeros(Shape shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  std::memset(t.data(), 0, static_cast<size_t>(t.bytes()));
+  if (t.data()) std::memset(t.data(), 0, static_cast<size_t>(t.bytes()));
   return t;
 }
 
@@ -27,7 +27,7 @@ Tensor Tensor::from(const std::vector<T>& values, Shape shape, Device device) {
   check(static_cast<int64_t>(values.size()) == shape.count(), "tensor", "number of values does not fit the shape ",
         shape, "; got ", values.size());
   Tensor t = empty(shape, dtype_of<T>(), device);
-  if (!values.empty()) std::memcpy(t.data(), values.data(), static_cast<size_t>(t.bytes()));
+  if (!values.empty() && t.data()) std::memcpy(t.data(), values.data(), static_cast<size_t>(t.bytes()));
   return t;
 }
 template Tensor Tensor::from(const std::vector<float>&, Shape, Device);
@@ -99,19 +99,20 @@ Tensor Tensor::to(Device device) const {
 void Tensor::copy_from(const Tensor& source) const {
   check(source.count() == count() && source.dtype_ == dtype_, "copy", "source does not fit; expected ", shape_, " ",
         name_of(dtype_), "; got ", source.shape_, " ", name_of(source.dtype_));
-  // Both devices keep their tensors in host memory.
-  if (bytes() > 0) std::memcpy(data(), source.data(), static_cast<size_t>(bytes()));
+  // cpu and emu keep their tensors in host memory; dry tensors have none.
+  if (bytes() > 0 && data() && source.data()) std::memcpy(data(), source.data(), static_cast<size_t>(bytes()));
   bump_version("copy");
 }
 
 void Tensor::zero() const {
-  if (bytes() > 0) std::memset(data(), 0, static_cast<size_t>(bytes()));
+  if (data()) std::memset(data(), 0, static_cast<size_t>(bytes()));
   bump_version("zero");
 }
 
 template <class T>
 std::vector<T> Tensor::to_vector() const {
   std::vector<T> out(static_cast<size_t>(count()));
+  if (!data()) return out;  // dry: zeros
   if constexpr (std::is_same_v<T, float>) {
     if (dtype_ == DType::bf16) {
       const bf16* p = ptr<bf16>();

@@ -57,7 +57,9 @@ class Tensor {
           name_of(dtype_));
     return static_cast<T*>(data());
   }
-  void* data() const { return storage_ ? static_cast<char*>(storage_->data) + offset_ * size_of(dtype_) : nullptr; }
+  void* data() const {
+    return storage_ && storage_->data ? static_cast<char*>(storage_->data) + offset_ * size_of(dtype_) : nullptr;
+  }
 
   // Same memory, other shape with the same number of elements. Not recorded; ops::reshape is.
   Tensor view(Shape shape) const;

@@ -1,0 +1,39 @@
+// What training needs to know of a model, and nothing more. Concrete models live in models/.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "engine/core/batch.h"
+#include "engine/nn/context.h"
+#include "engine/nn/params.h"
+
+namespace accrete {
+
+// Sums over the counted targets of a batch, so that averages over many batches are exact.
+struct EvalSums {
+  double loss = 0;     // sum of the negative log likelihoods (nats)
+  double correct = 0;  // targets whose class has the largest logit
+  int64_t count = 0;   // counted targets
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual std::string family() const = 0;             // "gpt"
+  virtual nlohmann::ordered_json config() const = 0;  // complete; a factory makes the same model from it
+  virtual ParamStore& params() = 0;
+  const ParamStore& params() const { return const_cast<Model*>(this)->params(); }
+  // Mean loss of the batch, () f32, differentiable under a tape.
+  virtual Tensor loss(const Batch& batch, const Context& ctx) = 0;
+  // Without gradients.
+  virtual EvalSums evaluate(const Batch& batch, const Context& ctx) = 0;
+};
+
+// Makes a model from its config; values are not initialised. Training knows models only through this.
+using ModelFactory =
+    std::function<std::unique_ptr<Model>(const nlohmann::ordered_json& config, DType compute, Device device)>;
+
+}  // namespace accrete

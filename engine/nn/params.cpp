@@ -1,0 +1,171 @@
+#include "engine/nn/params.h"
+
+#include "engine/core/random.h"
+#include "kernels/cast.h"
+#include "kernels/dropout.h"
+#include "kernels/elementwise.h"
+
+namespace accrete {
+namespace {
+
+// Entries start at multiples of 32 elements: 64 bytes in bf16, 128 in f32.
+constexpr int64_t kPadding = 32;
+
+}  // namespace
+
+std::string_view name_of(Role role) {
+  switch (role) {
+    case Role::none:
+      return "none";
+    case Role::embed:
+      return "embed";
+    case Role::heads:
+      return "heads";
+    case Role::mlp:
+      return "mlp";
+    case Role::vocab:
+      return "vocab";
+    case Role::grid:
+      return "grid";
+  }
+  return "?";
+}
+
+int ParamStore::declare(ParamEntry entry) {
+  check(!values_.defined(), "params", "\"", entry.name, "\" declared after the store was allocated");
+  check(find(entry.name) < 0, "params", "\"", entry.name, "\" declared twice");
+  check(static_cast<int>(entry.axes.size()) == entry.shape.rank(), "params", "\"", entry.name, "\" of shape ",
+        entry.shape, " names ", entry.axes.size(), " axis roles");
+  entry.offset = flat_count_;
+  flat_count_ += (entry.count() + kPadding - 1) / kPadding * kPadding;
+  entries_.push_back(std::move(entry));
+  return static_cast<int>(entries_.size()) - 1;
+}
+
+void ParamStore::allocate() {
+  const SegmentScope segment(Segment::params);
+  values_ = Tensor::zeros(Shape{flat_count_}, DType::f32, device_);
+  if (compute_ == DType::bf16) copy_ = Tensor::zeros(Shape{flat_count_}, DType::bf16, device_);
+  leaves_.resize(entries_.size());
+  for (size_t i = 0; i < entries_.size(); ++i) make_leaf(i);
+}
+
+void ParamStore::make_leaf(size_t i) {
+  const ParamEntry& e = entries_[i];
+  const bool narrow = compute_ == DType::bf16 && e.shape.rank() >= 2;
+  const Tensor t = (narrow ? copy_ : values_).flat(e.offset, e.count()).view(e.shape);
+  leaves_[i] = e.trainable ? require_grad(t, grads_.defined() ? grad(static_cast<int>(i)) : Tensor(), e.name) : t;
+}
+
+void ParamStore::initialise(uint64_t seed) {
+  on_device(device_, [&](const auto& dev) {
+    for (size_t i = 0; i < entries_.size(); ++i) {
+      const ParamEntry& e = entries_[i];
+      float* p = value(static_cast<int>(i)).ptr<float>();
+      const RandomKey key = random_key(seed, "init:" + e.name);
+      switch (e.init.kind) {
+        case Init::Kind::zeros:
+          kernels::fill<float>(dev, p, 0.0f, e.count());
+          break;
+        case Init::Kind::ones:
+          kernels::fill<float>(dev, p, 1.0f, e.count());
+          break;
+        case Init::Kind::normal:
+          kernels::random_normal<float>(dev, p, e.count(), 0.0f, e.init.scale, key, 0);
+          break;
+        case Init::Kind::uniform:
+          kernels::random_uniform<float>(dev, p, e.count(), -e.init.scale, e.init.scale, key, 0);
+          break;
+      }
+    }
+  });
+  refresh();
+}
+
+int ParamStore::find(std::string_view name) const {
+  for (size_t i = 0; i < entries_.size(); ++i)
+    if (entries_[i].name == name) return static_cast<int>(i);
+  return -1;
+}
+
+int64_t ParamStore::parameter_count() const {
+  int64_t n = 0;
+  for (const ParamEntry& e : entries_) n += e.count();
+  return n;
+}
+
+int64_t ParamStore::trainable_count() const {
+  int64_t n = 0;
+  for (const ParamEntry& e : entries_) n += e.trainable ? e.count() : 0;
+  return n;
+}
+
+Tensor ParamStore::value(int index) const {
+  const ParamEntry& e = entries_.at(static_cast<size_t>(index));
+  return values_.flat(e.offset, e.count()).view(e.shape);
+}
+
+Tensor ParamStore::grad(int index) const {
+  const ParamEntry& e = entries_.at(static_cast<size_t>(index));
+  return grads_.flat(e.offset, e.count()).view(e.shape);
+}
+
+void ParamStore::refresh() {
+  values_.bump_version("refresh");
+  if (!copy_.defined()) return;
+  on_device(device_,
+            [&](const auto& dev) { kernels::cast_to_bf16(dev, copy_.ptr<bf16>(), values_.ptr<float>(), flat_count_); });
+  copy_.bump_version("refresh");
+}
+
+void ParamStore::zero_grads() {
+  if (grads_.defined()) {
+    grads_.zero();
+    return;
+  }
+  const SegmentScope segment(Segment::grads);
+  grads_ = Tensor::zeros(Shape{flat_count_}, DType::f32, device_);
+  for (size_t i = 0; i < entries_.size(); ++i) make_leaf(i);
+}
+
+void ParamStore::set_trainable(int index, bool trainable) {
+  entries_.at(static_cast<size_t>(index)).trainable = trainable;
+  if (values_.defined()) make_leaf(static_cast<size_t>(index));
+}
+
+const Tensor& Param::operator()() const {
+  static const Tensor absent;
+  return store_ ? store_->leaf(index_) : absent;
+}
+
+Scope Scope::operator/(std::string_view name) const {
+  Scope s = *this;
+  s.path_ = path_.empty() ? std::string(name) : path_ + "." + std::string(name);
+  return s;
+}
+
+Scope Scope::in_block(int block) const {
+  Scope s = *this;
+  s.block_ = block;
+  return s;
+}
+
+Scope Scope::in_stage(int stage) const {
+  Scope s = *this;
+  s.stage_ = stage;
+  return s;
+}
+
+Param Scope::param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay) const {
+  ParamEntry e;
+  e.name = (*this / name).path();
+  e.shape = shape;
+  e.axes = std::move(axes);
+  e.init = init;
+  e.block = block_;
+  e.stage = stage_;
+  e.decay = decay;
+  return Param(store_, store_->declare(std::move(e)));
+}
+
+}  // namespace accrete

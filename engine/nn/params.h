@@ -1,0 +1,133 @@
+// ParamStore: every weight of a model, by name, in flat buffers.
+//
+// Values, gradients and the bf16 copy are each one flat tensor with the same offsets, so that the optimizer, clipping,
+// EMA, checkpoints and averaging are loops over one range. Each entry says what its axes mean (Role), which makes
+// growth generic.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/autograd/tape.h"
+#include "engine/core/tensor.h"
+
+namespace accrete {
+
+// What an axis of a parameter is made of. A growth verb says "embed: 768 -> 384" and applies to every model.
+enum class Role : uint8_t { none, embed, heads, mlp, vocab, grid };
+std::string_view name_of(Role role);
+
+// Size of an axis = parts * (count of the role) * unit. A fused qkv projection has rows {heads, parts 3, unit
+// head_dim}.
+struct Axis {
+  Role role = Role::none;
+  int parts = 1;
+  int64_t unit = 1;
+};
+inline constexpr Axis kNone{Role::none}, kEmbed{Role::embed}, kMlp{Role::mlp}, kVocab{Role::vocab}, kGrid{Role::grid};
+inline Axis heads_axis(int64_t head_dim, int parts = 1) { return {Role::heads, parts, head_dim}; }
+
+struct Init {
+  enum class Kind : uint8_t { zeros, ones, normal, uniform } kind = Kind::zeros;
+  float scale = 0.0f;  // standard deviation, or half-width of the interval
+  static Init zeros() { return {Kind::zeros, 0.0f}; }
+  static Init ones() { return {Kind::ones, 0.0f}; }
+  static Init normal(float stddev) { return {Kind::normal, stddev}; }
+  static Init uniform(float half_width) { return {Kind::uniform, half_width}; }
+};
+
+struct ParamEntry {
+  std::string name;  // path of the code = name in files, logs and graph: "blocks.3.attn.qkv.weight"
+  Shape shape;
+  std::vector<Axis> axes;  // role of each axis
+  Init init;
+  int block = -1;     // index of the residual block it belongs to; -1: before or after the blocks
+  int stage = 0;      // index of the resolution stage of the model (VOLO); 0 for all others
+  bool decay = true;  // takes part in weight decay
+  bool trainable = true;
+  int64_t offset = 0;  // elements from the start of the flat buffers
+  int64_t count() const { return shape.count(); }
+};
+
+class ParamStore {
+ public:
+  ParamStore(DType compute, Device device) : compute_(compute), device_(device) {}
+  ParamStore(const ParamStore&) = delete;
+  ParamStore& operator=(const ParamStore&) = delete;
+
+  // Declares a parameter; returns its index. Names are unique. Only before allocate().
+  int declare(ParamEntry entry);
+  // Makes the flat buffers (values undefined) and the leaves.
+  void allocate();
+  // Draws all values: entry by entry from the address (seed, "init", name), so that models share what they have in
+  // common.
+  void initialise(uint64_t seed);
+
+  const std::vector<ParamEntry>& entries() const { return entries_; }
+  int find(std::string_view name) const;  // -1 when absent
+  int64_t parameter_count() const;        // elements of all entries, without padding
+  int64_t trainable_count() const;
+  int64_t flat_count() const { return flat_count_; }  // length of the flat buffers, with padding (zeros)
+  DType compute_dtype() const { return compute_; }
+  Device device() const { return device_; }
+
+  // What ops use: a leaf in the compute type for matrices (two or more axes), f32 for vectors.
+  const Tensor& leaf(int index) const { return leaves_[static_cast<size_t>(index)]; }
+  // The f32 master value / gradient of one entry, in its shape; shares memory with the flat buffers.
+  Tensor value(int index) const;
+  Tensor grad(int index) const;
+  const Tensor& values() const { return values_; }  // (flat_count) f32
+  const Tensor& grads() const { return grads_; }    // (flat_count) f32; made by the first call of zero_grads
+  const Tensor& copy() const { return copy_; }      // (flat_count) bf16; undefined when computing in f32
+
+  // To be called after the values were written by anything but the optimizer: renews the bf16 copy.
+  void refresh();
+  void zero_grads();
+  // Frozen parameters get no gradient and no optimizer step.
+  void set_trainable(int index, bool trainable);
+
+ private:
+  void make_leaf(size_t i);
+
+  DType compute_;
+  Device device_;
+  std::vector<ParamEntry> entries_;
+  int64_t flat_count_ = 0;
+  Tensor values_, grads_, copy_;
+  std::vector<Tensor> leaves_;
+};
+
+// Handle of one parameter, held by layers. Calling it gives the leaf tensor.
+class Param {
+ public:
+  Param() = default;
+  Param(ParamStore* store, int index) : store_(store), index_(index) {}
+  const Tensor& operator()() const;  // undefined tensor for an absent parameter
+  bool present() const { return store_ != nullptr; }
+  int index() const { return index_; }
+
+ private:
+  ParamStore* store_ = nullptr;
+  int index_ = -1;
+};
+
+// Where a layer declares its parameters: Attention(Scope s) : qkv(s / "qkv", ...).
+class Scope {
+ public:
+  explicit Scope(ParamStore& store) : store_(&store) {}
+  Scope operator/(std::string_view name) const;
+  Scope in_block(int block) const;
+  Scope in_stage(int stage) const;
+  Param param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay) const;
+  const std::string& path() const { return path_; }
+
+ private:
+  ParamStore* store_;
+  std::string path_;
+  int block_ = -1;
+  int stage_ = 0;
+};
+
+}  // namespace accrete

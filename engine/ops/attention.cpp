@@ -1,0 +1,109 @@
+// Multi-head self-attention on packed projections, tiled: no T x T matrix in memory (kernels/attention.h).
+#include "kernels/attention.h"
+
+#include <cmath>
+
+#include "engine/ops/ops.h"
+
+namespace accrete::ops {
+namespace {
+
+kernels::AttentionShape packed_shape(const Tensor& qkv, const AttentionOptions& o) {
+  check(qkv.rank() == 3 && o.heads > 0 && qkv.size(2) % (3 * o.heads) == 0, "attention",
+        "expected (B, T, 3 * heads * head_dim) with ", o.heads, " heads; got ", qkv.shape());
+  check(o.dropout >= 0.0f && o.dropout < 1.0f, "attention", "dropout out of range; expected 0 <= p < 1; got ",
+        o.dropout);
+  kernels::AttentionShape s;
+  s.batch = qkv.size(0);
+  s.heads = o.heads;
+  s.head_dim = qkv.size(2) / (3 * o.heads);
+  s.q_len = s.kv_len = qkv.size(1);
+  s.q_row = s.kv_row = qkv.size(2);
+  s.q_batch = s.kv_batch = qkv.size(1) * qkv.size(2);
+  s.causal = o.causal;
+  s.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+  s.dropout = o.dropout;
+  s.key = o.key;
+  s.first_batch = o.first_sample;
+  return s;
+}
+
+// Two products of (T x T x D) per head; a causal kernel visits half of the square (plus the diagonal).
+Cost attention_cost(const kernels::AttentionShape& s, const Tensor& qkv, const Tensor& o) {
+  const double q = static_cast<double>(s.q_len), k = static_cast<double>(s.kv_len);
+  const double pairs = s.causal ? q * (k - q) + q * (q + 1) / 2 : q * k;
+  const double product = 2.0 * static_cast<double>(s.batch * s.heads * s.head_dim) * pairs;
+  const double bytes = static_cast<double>(qkv.bytes() + o.bytes());
+  return Cost{2 * product, bytes, 5 * product, 3 * bytes};
+}
+
+}  // namespace
+
+Tensor attention(const Tensor& qkv, const AttentionOptions& options) {
+  const kernels::AttentionShape s = packed_shape(qkv, options);
+  const int64_t width = s.heads * s.head_dim;
+  Tensor o = Tensor::empty(qkv.shape().with_last(width), qkv.dtype(), qkv.device());
+  Tensor lse = Tensor::empty(Shape{s.batch, s.heads, s.q_len}, DType::f32, qkv.device());
+  on(qkv, [&]<class T>(const auto& dev) {
+    const T* q = qkv.ptr<T>();
+    kernels::attention_forward<T>(dev, o.ptr<T>(), lse.ptr<float>(), q, q + width, q + 2 * width, s);
+  });
+  return record("attention", o, {qkv}, Saved{qkv, o, lse}, attention_cost(s, qkv, o),
+                [s, width](const BackwardContext& ctx) -> Grads {
+                  const Tensor& qkv = ctx.saved(0);
+                  const Tensor& o = ctx.saved(1);
+                  const Tensor& lse = ctx.saved(2);
+                  Tensor dqkv = like(qkv);
+                  const SegmentScope workspace(Segment::workspace);
+                  Tensor delta = like(lse);
+                  on(qkv, [&]<class T>(const auto& dev) {
+                    const T* q = qkv.ptr<T>();
+                    T* dq = dqkv.ptr<T>();
+                    kernels::attention_backward<T>(dev, dq, dq + width, dq + 2 * width, delta.ptr<float>(),
+                                                   ctx.dy().template ptr<T>(), q, q + width, q + 2 * width, o.ptr<T>(),
+                                                   lse.ptr<float>(), s);
+                  });
+                  return {dqkv};
+                });
+}
+
+Tensor attention_plain(const Tensor& qkv, const AttentionOptions& options) {
+  const kernels::AttentionShape s = packed_shape(qkv, options);
+  const int64_t B = s.batch, T = s.q_len, H = s.heads, D = s.head_dim;
+  const auto heads_first = [&](int64_t part) {  // (B, T, H*D) -> (B*H, T, D)
+    const Tensor x = slice_last(qkv, part * H * D, (part + 1) * H * D);
+    return reshape(swap_middle(reshape(x, Shape{B, T, H, D})), Shape{B * H, T, D});
+  };
+  const Tensor scores = scale(matmul(heads_first(0), heads_first(1), false, true), s.scale);
+  Tensor p = softmax(scores, options.causal);
+  p = dropout(p, options.dropout, options.key, options.first_sample * H * T * T);
+  const Tensor o = matmul(p, heads_first(2));
+  return reshape(swap_middle(reshape(o, Shape{B, H, T, D})), Shape{B, T, H * D});
+}
+
+Tensor attention_cached(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache, int64_t length,
+                        int64_t heads) {
+  AttentionOptions options;
+  options.heads = heads;
+  options.causal = true;
+  kernels::AttentionShape s = packed_shape(qkv, options);
+  const int64_t width = s.heads * s.head_dim;
+  check(k_cache.rank() == 3 && k_cache.shape() == v_cache.shape() && k_cache.size(0) == s.batch &&
+            k_cache.size(2) == width,
+        "attention_cached", "cache does not fit ", qkv.shape(), "; got ", k_cache.shape());
+  check(s.q_len <= length && length <= k_cache.size(1), "attention_cached", "length ", length,
+        " does not fit a cache of ", k_cache.size(1), " tokens");
+  s.kv_len = length;
+  s.kv_row = width;
+  s.kv_batch = k_cache.size(1) * width;
+  Tensor o = Tensor::empty(qkv.shape().with_last(width), qkv.dtype(), qkv.device());
+  Tensor lse = Tensor::empty(Shape{s.batch, s.heads, s.q_len}, DType::f32, qkv.device());
+  on(qkv, [&]<class T>(const auto& dev) {
+    kernels::attention_forward<T>(dev, o.ptr<T>(), lse.ptr<float>(), qkv.ptr<T>(), k_cache.ptr<T>(), v_cache.ptr<T>(),
+                                  s);
+  });
+  return no_gradient("attention_cached", o, {qkv}, attention_cost(s, qkv, o),
+                     "the cache is for generation only; use attention");
+}
+
+}  // namespace accrete::ops
