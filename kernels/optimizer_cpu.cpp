@@ -1,0 +1,138 @@
+// Optimizer steps on the CPU: one pass over the flat range at memory speed, the bf16 copy written on the way.
+#include "kernels/optimizer.h"
+
+#include <cmath>
+
+#include "kernels/parallel.h"
+#include "kernels/simd.h"
+
+namespace accrete::kernels {
+
+namespace {
+
+// f<V>(i) returns the new p of elements i; both copies are stored here.
+template <class F>
+void update(const Cpu& dev, float* p, bf16* copy, int64_t n, const F& f) {
+  for_elements(dev, n, 2, [=](int64_t begin, int64_t end) {
+    if (copy) {
+      each(begin, end, [=]<class V>(int64_t i) {
+        const V v = f.template operator()<V>(i);
+        store(p + i, v);
+        store(copy + i, v);
+      });
+    } else {
+      each(begin, end, [=]<class V>(int64_t i) { store(p + i, f.template operator()<V>(i)); });
+    }
+  });
+}
+
+// What both Adam variants share: moments updated in place, and the direction mhat / (sqrt(vhat) + eps).
+struct AdamDirection {
+  float* m;
+  float* v;
+  const float* g;
+  float scale, beta1, beta2, eps, correction1, correction2;
+
+  AdamDirection(float* m_, float* v_, const float* g_, const float* grad_scale, const AdamWSettings& s)
+      : m(m_), v(v_), g(g_), scale(grad_scale[0]), beta1(s.beta1), beta2(s.beta2), eps(s.eps) {
+    const double t = static_cast<double>(s.step);
+    correction1 = s.bias_correction ? static_cast<float>(1.0 / (1.0 - std::pow(double{s.beta1}, t))) : 1.0f;
+    correction2 = s.bias_correction ? static_cast<float>(1.0 / (1.0 - std::pow(double{s.beta2}, t))) : 1.0f;
+  }
+  template <class V>
+  V at(int64_t i) const {
+    const V grad = load<V>(g + i) * scale;
+    const V m_new = beta1 * load<V>(m + i) + (1.0f - beta1) * grad;
+    const V v_new = beta2 * load<V>(v + i) + (1.0f - beta2) * grad * grad;
+    store(m + i, m_new);
+    store(v + i, v_new);
+    return m_new * correction1 / (square_root(v_new * correction2) + eps);
+  }
+};
+
+inline float sign(float x) { return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : x); }
+inline Vec sign(Vec x) { return x > 0.0f ? broadcast(1.0f) : (x < 0.0f ? broadcast(-1.0f) : x); }
+
+}  // namespace
+
+void adamw_step(const Cpu& dev, float* p, bf16* copy, float* m, float* v, const float* g, const float* grad_scale,
+                int64_t n, const AdamWSettings& s) {
+  const AdamDirection direction(m, v, g, grad_scale, s);
+  const float lr = s.lr, decay = s.weight_decay;
+  if (s.bias_correction) {
+    const float keep = 1.0f - lr * decay;
+    update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) * keep - lr * direction.at<V>(i); });
+  } else {
+    update(dev, p, copy, n, [=]<class V>(int64_t i) {
+      const V old = load<V>(p + i);
+      return old - lr * (direction.at<V>(i) + decay * old);
+    });
+  }
+}
+
+void lamb_direction(const Cpu& dev, float* u, float* m, float* v, const float* p, const float* g,
+                    const float* grad_scale, int64_t n, const AdamWSettings& s) {
+  const AdamDirection direction(m, v, g, grad_scale, s);
+  const float decay = s.weight_decay;
+  update(dev, u, nullptr, n, [=]<class V>(int64_t i) { return direction.at<V>(i) + decay * load<V>(p + i); });
+}
+
+void lamb_apply(const Cpu& dev, float* p, bf16* copy, const float* u, const float* p_norm2, const float* u_norm2,
+                float lr, bool adapt, int64_t n) {
+  const bool both = p_norm2[0] > 0.0f && u_norm2[0] > 0.0f;
+  const float step = lr * (adapt && both ? std::sqrt(p_norm2[0]) / std::sqrt(u_norm2[0]) : 1.0f);
+  update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) - step * load<V>(u + i); });
+}
+
+void sgd_step(const Cpu& dev, float* p, bf16* copy, float* buf, const float* g, const float* grad_scale, int64_t n,
+              float lr, float momentum, float weight_decay, bool nesterov) {
+  const float scale = grad_scale[0];
+  update(dev, p, copy, n, [=]<class V>(int64_t i) {
+    const V old = load<V>(p + i);
+    const V grad = load<V>(g + i) * scale + weight_decay * old;
+    const V b = momentum * load<V>(buf + i) + grad;
+    store(buf + i, b);
+    return old - lr * (nesterov ? grad + momentum * b : b);
+  });
+}
+
+void lion_step(const Cpu& dev, float* p, bf16* copy, float* m, const float* g, const float* grad_scale, int64_t n,
+               float lr, float beta1, float beta2, float weight_decay) {
+  const float scale = grad_scale[0];
+  update(dev, p, copy, n, [=]<class V>(int64_t i) {
+    const V old = load<V>(p + i);
+    const V grad = load<V>(g + i) * scale;
+    const V m_old = load<V>(m + i);
+    store(m + i, beta2 * m_old + (1.0f - beta2) * grad);
+    return old - lr * (sign(beta1 * m_old + (1.0f - beta1) * grad) + weight_decay * old);
+  });
+}
+
+void muon_momentum(const Cpu& dev, float* u, float* buf, const float* g, const float* grad_scale, int64_t n,
+                   float momentum, bool nesterov) {
+  const float scale = grad_scale[0];
+  update(dev, u, nullptr, n, [=]<class V>(int64_t i) {
+    const V grad = load<V>(g + i) * scale;
+    const V b = momentum * load<V>(buf + i) + grad;
+    store(buf + i, b);
+    return nesterov ? grad + momentum * b : b;
+  });
+}
+
+void decayed_axpy(const Cpu& dev, float* p, bf16* copy, const float* u, float lr, float scale, float weight_decay,
+                  int64_t n) {
+  const float keep = 1.0f - lr * weight_decay, step = lr * scale;
+  update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) * keep - step * load<V>(u + i); });
+}
+
+void ema_update(const Cpu& dev, float* e, const float* p, float decay, int64_t n) {
+  update(dev, e, nullptr, n,
+         [=]<class V>(int64_t i) { return decay * load<V>(e + i) + (1.0f - decay) * load<V>(p + i); });
+}
+
+void clip_factor(const Cpu&, float* out, const float* norm2, float max_norm) {
+  const float factor = max_norm / (std::sqrt(norm2[0]) + 1e-6f);
+  out[0] = max_norm > 0.0f && !(factor >= 1.0f) ? factor : 1.0f;
+}
+
+}  // namespace accrete::kernels

@@ -1,0 +1,164 @@
+// Vectors of floats as wide as the processor's registers, through the vector extension of GCC and clang: the same
+// source serves AVX-512, AVX2, SSE2 and NEON. A function written as [&]<class V>(int64_t i) runs with V = Vec on whole
+// vectors and with V = float on the rest.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/math.h"
+#include "kernels/types.h"
+
+namespace accrete::kernels {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+inline constexpr int kLanes = 8;
+#else
+inline constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t UintVec __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
+
+// V x from memory, V = Vec or float; bf16 is widened.
+template <class V>
+inline V load(const float* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V>
+inline V load(const bf16* p) {
+  if constexpr (std::is_same_v<V, float>) {
+    return to_float(*p);
+  } else {
+    HalfVec h;
+    std::memcpy(&h, p, sizeof h);
+    const UintVec u = __builtin_convertvector(h, UintVec) << 16;
+    return reinterpret_cast<Vec>(u);
+  }
+}
+
+inline void store(float* p, float v) { *p = v; }
+inline void store(bf16* p, float v) { *p = from_float<bf16>(v); }
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+// Rounds exactly as from_float<bf16>.
+inline void store(bf16* p, Vec v) {
+  const UintVec u = reinterpret_cast<UintVec>(v);
+  const UintVec rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const UintVec bits = reinterpret_cast<UintVec>((u & 0x7fffffffu) > 0x7f800000u) ? ((u >> 16) | 0x40u) : rounded;
+  const HalfVec h = __builtin_convertvector(bits, HalfVec);
+  std::memcpy(&p->bits, &h, sizeof h);
+}
+
+inline Vec broadcast(float x) { return x - Vec{}; }
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+inline float max(float a, float b) { return a > b ? a : b; }
+
+inline float lane_sum(Vec v) {  // fixed tree
+  float a[kLanes];
+  std::memcpy(a, &v, sizeof v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) a[i] += a[i + width];
+  return a[0];
+}
+inline float lane_max(Vec v) {
+  float a[kLanes];
+  std::memcpy(a, &v, sizeof v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) a[i] = max(a[i], a[i + width]);
+  return a[0];
+}
+
+inline float square_root(float v) { return std::sqrt(v); }
+inline Vec square_root(Vec v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(v)));
+#else
+  float a[kLanes];
+  std::memcpy(a, &v, sizeof v);
+  for (int i = 0; i < kLanes; ++i) a[i] = std::sqrt(a[i]);
+  return load<Vec>(a);
+#endif
+}
+
+// e^x as exp_f32 of math.h computes it (error at most 2 ulp).
+inline float exp(float x) { return exp_f32(x); }
+inline Vec exp(Vec x) {
+  x = x > 89.0f ? broadcast(89.0f) : x;
+  x = x < -105.0f ? broadcast(-105.0f) : x;
+  const Vec shifted = x * 1.44269504f + 12582912.0f;
+  const Vec n = shifted - 12582912.0f;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec q = r * 1.99177361e-4f + 1.39460492e-3f;
+  q = q * r + 8.33326578e-3f;
+  q = q * r + 4.16662693e-2f;
+  q = q * r + 0.166666672f;
+  q = q * r + 0.5f;
+  const Vec p = (q * r) * r + r + 1.0f;
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(
+      _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+#else
+  const IntVec whole = reinterpret_cast<IntVec>(shifted) - 0x4B400000;
+  const IntVec half = whole >> 1;
+  const Vec scale1 = reinterpret_cast<Vec>((half + 127) << 23);
+  const Vec scale2 = reinterpret_cast<Vec>((whole - half + 127) << 23);
+  return p * scale1 * scale2;
+#endif
+}
+
+// store(y + i, f<V>(i)) for i = begin .. end-1 without dependence between elements.
+template <class F>
+inline void each(int64_t begin, int64_t end, const F& f) {
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) f.template operator()<Vec>(i);
+  for (; i < end; ++i) f.template operator()<float>(i);
+}
+
+// sum of f<V>(i) for i = 0 .. n-1, in four vector accumulators and a fixed order.
+template <class F>
+inline float sum_over(int64_t n, const F& f) {
+  Vec a0{}, a1{}, a2{}, a3{};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    a0 += f.template operator()<Vec>(i);
+    a1 += f.template operator()<Vec>(i + kLanes);
+    a2 += f.template operator()<Vec>(i + 2 * kLanes);
+    a3 += f.template operator()<Vec>(i + 3 * kLanes);
+  }
+  for (; i + kLanes <= n; i += kLanes) a0 += f.template operator()<Vec>(i);
+  float tail = 0.0f;
+  for (; i < n; ++i) tail += f.template operator()<float>(i);
+  return lane_sum((a0 + a1) + (a2 + a3)) + tail;
+}
+
+// Maximum of f<V>(i) for i = 0 .. n-1; -infinity when n = 0. NaN elements are passed over.
+template <class F>
+inline float max_over(int64_t n, const F& f) {
+  const float lowest = -std::numeric_limits<float>::infinity();
+  Vec a0 = broadcast(lowest), a1 = a0, a2 = a0, a3 = a0;
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    a0 = max(f.template operator()<Vec>(i), a0);
+    a1 = max(f.template operator()<Vec>(i + kLanes), a1);
+    a2 = max(f.template operator()<Vec>(i + 2 * kLanes), a2);
+    a3 = max(f.template operator()<Vec>(i + 3 * kLanes), a3);
+  }
+  for (; i + kLanes <= n; i += kLanes) a0 = max(f.template operator()<Vec>(i), a0);
+  float tail = lowest;
+  for (; i < n; ++i) tail = max(f.template operator()<float>(i), tail);
+  return max(lane_max(max(max(a0, a1), max(a2, a3))), tail);
+}
+
+}  // namespace accrete::kernels
