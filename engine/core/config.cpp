@@ -172,7 +172,7 @@ struct Row {
 void add_rows(std::vector<Row>& rows, const std::vector<Field>& fields, const std::string& prefix) {
   for (const auto& field : fields) {
     const std::string key = prefix + field.name;
-    const bool many = field.value.is_array() || (field.type.starts_with("object whose"));
+    const bool many = field.value.is_array() || field.type.starts_with("object of ");
     const bool plain_struct = field.type == "object" && !field.children.empty();
     if (plain_struct)
       rows.push_back({key, "", field.meaning});

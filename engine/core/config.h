@@ -116,17 +116,14 @@ struct Traits : std::false_type {};
 template <class E>
 struct Traits<std::vector<E>> : std::true_type {
   using Element = E;
-  static constexpr const char* kWords = "list of ";
 };
 template <class E>
 struct Traits<std::map<std::string, E>> : std::true_type {
   using Element = E;
-  static constexpr const char* kWords = "object whose values are each ";
 };
 template <class E>
 struct Traits<std::optional<E>> : std::true_type {
   using Element = E;
-  static constexpr const char* kWords = "null or ";
 };
 template <class T>
 constexpr bool is_optional = false;
@@ -140,18 +137,22 @@ constexpr bool is_vector<std::vector<E>> = true;
 // The type in words, for help and errors.
 template <class T>
 std::string type_words() {
-  if constexpr (std::same_as<T, bool>)
+  if constexpr (std::same_as<T, bool>) {
     return "true or false";
-  else if constexpr (std::integral<T>)
+  } else if constexpr (std::integral<T>) {
     return "integer";
-  else if constexpr (std::floating_point<T>)
+  } else if constexpr (std::floating_point<T>) {
     return "number";
-  else if constexpr (std::same_as<T, std::string>)
+  } else if constexpr (std::same_as<T, std::string>) {
     return "text";
-  else if constexpr (std::same_as<T, Json> || HasFields<T>)
+  } else if constexpr (std::same_as<T, Json> || HasFields<T>) {
     return "object";
-  else
-    return Traits<T>::kWords + type_words<typename Traits<T>::Element>();
+  } else {
+    const std::string inner = type_words<typename Traits<T>::Element>();
+    if constexpr (is_optional<T>) return "null or " + inner;
+    const std::string many = inner == "true or false" ? inner : inner + "s";
+    return (is_vector<T> ? "list of " : "object of ") + many;
+  }
 }
 
 template <class T>
