@@ -26,6 +26,20 @@ struct Descriptor {
   }
 };
 
+// False with errno set when the system refuses.
+bool write_all(int descriptor, const void* data, size_t bytes) {
+  constexpr size_t kPiece = size_t{1} << 30;  // one call writes at most 2 GB on Linux
+  const char* next = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = ::write(descriptor, next, std::min(bytes, kPiece));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return false;
+    next += written;
+    bytes -= static_cast<size_t>(written);
+  }
+  return true;
+}
+
 fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 }  // namespace
@@ -81,15 +95,7 @@ void AtomicFile::give_up(const char* what) {
 
 void AtomicFile::write(const void* data, size_t bytes) {
   check(descriptor_ >= 0, "file", path_.string(), " is already closed");
-  constexpr size_t kPiece = size_t{1} << 30;  // one call writes at most 2 GB on Linux
-  const char* next = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = ::write(descriptor_, next, std::min(bytes, kPiece));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) give_up("write");
-    next += written;
-    bytes -= static_cast<size_t>(written);
-  }
+  if (!write_all(descriptor_, data, bytes)) give_up("write");
 }
 
 void AtomicFile::commit() {
@@ -99,6 +105,30 @@ void AtomicFile::commit() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) give_up("rename to");
   temporary_.clear();
   sync_folder(folder_of(path_));
+}
+
+AppendFile::AppendFile(const fs::path& path, uint64_t keep) : path_(path) {
+  descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail("file", "cannot open ", path.string(), ": ", std::strerror(errno));
+  const off_t end = ::lseek(descriptor_, 0, SEEK_END);
+  position_ = std::min<uint64_t>(keep, end < 0 ? 0 : static_cast<uint64_t>(end));
+  if (end < 0 || ::ftruncate(descriptor_, static_cast<off_t>(position_)) != 0) {
+    const int reason = errno;
+    ::close(descriptor_);
+    fail("file", "cannot continue ", path.string(), ": ", std::strerror(reason));
+  }
+}
+
+AppendFile::~AppendFile() { ::close(descriptor_); }
+
+void AppendFile::write(std::string_view text) {
+  if (!write_all(descriptor_, text.data(), text.size())) {
+    const int reason = errno;
+    const bool undone = ::ftruncate(descriptor_, static_cast<off_t>(position_)) == 0;
+    fail("file", "cannot write ", path_.string(), ": ", std::strerror(reason),
+         undone ? "" : "; its last line is incomplete");
+  }
+  position_ += text.size();
 }
 
 void write_text(const fs::path& path, std::string_view text) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -52,6 +53,27 @@ class AtomicFile {
 
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
+};
+
+// A file that only grows (metrics, logs, event files). Each write() is handed to the system at once, so a killed
+// process loses nothing that was written; a write that fails half-way (full disk) is undone and throws.
+class AppendFile {
+ public:
+  // Creates the file or continues it. `keep`: bytes of an existing file to keep (all by default); less than that is cut
+  // off.
+  explicit AppendFile(const std::filesystem::path& path, uint64_t keep = ~uint64_t{0});
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  void write(std::string_view text);
+  uint64_t position() const { return position_; }  // bytes in the file
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  uint64_t position_ = 0;
 };
 
 // AtomicFile in one call.

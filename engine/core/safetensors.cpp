@@ -59,8 +59,9 @@ struct Range {
 };
 
 uint64_t read_count(const nlohmann::json& value, const std::string& name, const char* field, const std::string& where) {
-  check(value.is_number_unsigned(), where, field, " of tensor \"", printable(name),
-        "\": expected non-negative integers; got ", printable(value.dump(-1, ' ', true), 40));
+  if (!value.is_number_unsigned())
+    fail(where, field, " of tensor \"", printable(name), "\": expected non-negative integers; got ",
+         printable(value.dump(-1, ' ', true), 40));
   return value.get<uint64_t>();
 }
 
@@ -69,8 +70,9 @@ Range read_entry(const std::string& name, const nlohmann::json& value, Safetenso
                  const std::string& where) {
   const bool complete = value.is_object() && value.size() == 3 && value.contains("dtype") && value.contains("shape") &&
                         value.contains("data_offsets");
-  check(complete, where, "tensor \"", printable(name),
-        "\": expected an object with dtype, shape and data_offsets; got ", printable(value.dump(-1, ' ', true), 60));
+  if (!complete)
+    fail(where, "tensor \"", printable(name), "\": expected an object with dtype, shape and data_offsets; got ",
+         printable(value.dump(-1, ' ', true), 60));
   check(value["dtype"].is_string(), where, "dtype of tensor \"", printable(name), "\" is not a string");
   check(value["shape"].is_array(), where, "shape of tensor \"", printable(name), "\" is not an array");
   const auto& offsets = value["data_offsets"];
