@@ -15,6 +15,13 @@ namespace accrete::testing {
 
 using kernels::Cpu;
 
+// Sizes that a kernel must handle: empty, one, odd, and above the size where threads start.
+inline constexpr int64_t kLengths[] = {0, 1, 7, 33, 1000, 50021};
+struct Matrix {
+  int64_t rows, cols;
+};
+inline constexpr Matrix kMatrices[] = {{0, 5}, {1, 1}, {3, 1}, {1, 70}, {17, 33}, {65, 129}, {300, 257}, {3, 40001}};
+
 // Values as the kernel sees them: already rounded to T.
 template <class T>
 std::vector<T> random_values(int64_t n, double low, double high, uint64_t seed) {
