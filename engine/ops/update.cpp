@@ -1,0 +1,86 @@
+#include "engine/ops/update.h"
+
+#include "kernels/reduce.h"
+
+namespace accrete::update {
+namespace {
+
+bf16* copy_pointer(const Tensor& copy) { return copy.defined() ? copy.ptr<bf16>() : nullptr; }
+float* f(const Tensor& t) { return t.ptr<float>(); }
+
+}  // namespace
+
+void sum_of_squares(const Tensor& out, const Tensor& x) {
+  on_device(x.device(), [&](const auto& dev) { kernels::sum_of_squares<float>(dev, f(out), f(x), x.count()); });
+}
+
+void dot(const Tensor& out, const Tensor& a, const Tensor& b) {
+  check(a.count() == b.count(), "dot", "sizes differ: ", a.count(), " and ", b.count());
+  on_device(a.device(), [&](const auto& dev) { kernels::dot(dev, f(out), f(a), f(b), a.count()); });
+}
+
+int64_t count_nonfinite(const Tensor& x) {
+  Tensor n = Tensor::zeros(Shape{1}, DType::f32, x.device());
+  on(x, [&]<class T>(const auto& dev) { kernels::count_nonfinite<T>(dev, n.ptr<float>(), x.ptr<T>(), x.count()); });
+  return static_cast<int64_t>(n.item());
+}
+
+void clip_factor(const Tensor& out, const Tensor& norm2, float max_norm) {
+  on_device(out.device(), [&](const auto& dev) { kernels::clip_factor(dev, f(out), f(norm2), max_norm); });
+}
+
+void adamw(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v, const Tensor& g,
+           const Tensor& grad_scale, const AdamWSettings& s) {
+  on_device(p.device(), [&](const auto& dev) {
+    kernels::adamw_step(dev, f(p), copy_pointer(copy), f(m), f(v), f(g), f(grad_scale), p.count(), s);
+  });
+}
+
+void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Tensor& p, const Tensor& g,
+                    const Tensor& grad_scale, const AdamWSettings& s) {
+  on_device(p.device(), [&](const auto& dev) {
+    kernels::lamb_direction(dev, f(u), f(m), f(v), f(p), f(g), f(grad_scale), p.count(), s);
+  });
+}
+
+void lamb_apply(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& p_norm2, const Tensor& u_norm2,
+                float lr, bool adapt) {
+  on_device(p.device(), [&](const auto& dev) {
+    kernels::lamb_apply(dev, f(p), copy_pointer(copy), f(u), f(p_norm2), f(u_norm2), lr, adapt, p.count());
+  });
+}
+
+void sgd(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, const Tensor& g, const Tensor& grad_scale,
+         float lr, float momentum, float weight_decay, bool nesterov) {
+  on_device(p.device(), [&](const auto& dev) {
+    kernels::sgd_step(dev, f(p), copy_pointer(copy), f(momentum_buffer), f(g), f(grad_scale), p.count(), lr, momentum,
+                      weight_decay, nesterov);
+  });
+}
+
+void lion(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& g, const Tensor& grad_scale, float lr,
+          float beta1, float beta2, float weight_decay) {
+  on_device(p.device(), [&](const auto& dev) {
+    kernels::lion_step(dev, f(p), copy_pointer(copy), f(m), f(g), f(grad_scale), p.count(), lr, beta1, beta2,
+                       weight_decay);
+  });
+}
+
+void muon_momentum(const Tensor& u, const Tensor& buffer, const Tensor& g, const Tensor& grad_scale, float momentum,
+                   bool nesterov) {
+  on_device(u.device(), [&](const auto& dev) {
+    kernels::muon_momentum(dev, f(u), f(buffer), f(g), f(grad_scale), u.count(), momentum, nesterov);
+  });
+}
+
+void decayed_axpy(const Tensor& p, const Tensor& copy, const Tensor& u, float lr, float scale, float weight_decay) {
+  on_device(p.device(), [&](const auto& dev) {
+    kernels::decayed_axpy(dev, f(p), copy_pointer(copy), f(u), lr, scale, weight_decay, p.count());
+  });
+}
+
+void ema(const Tensor& e, const Tensor& p, float decay) {
+  on_device(p.device(), [&](const auto& dev) { kernels::ema_update(dev, f(e), f(p), decay, p.count()); });
+}
+
+}  // namespace accrete::update

@@ -1,0 +1,35 @@
+// Updates in place of flat f32 tensors: optimizer steps, averages, norms. Not differentiable, not recorded.
+// All flat tensors of one call have the same count; scalars in device memory are (1) f32. `copy` (bf16) may be
+// undefined. Formulas: kernels/optimizer.h.
+#pragma once
+
+#include "engine/core/tensor.h"
+#include "kernels/optimizer.h"
+
+namespace accrete::update {
+
+using kernels::AdamWSettings;
+
+void sum_of_squares(const Tensor& out, const Tensor& x);
+void dot(const Tensor& out, const Tensor& a, const Tensor& b);
+// Number of NaN and infinite elements of an f32 or bf16 tensor.
+int64_t count_nonfinite(const Tensor& x);
+void clip_factor(const Tensor& out, const Tensor& norm2, float max_norm);
+
+void adamw(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v, const Tensor& g,
+           const Tensor& grad_scale, const AdamWSettings& s);
+void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Tensor& p, const Tensor& g,
+                    const Tensor& grad_scale, const AdamWSettings& s);
+void lamb_apply(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& p_norm2, const Tensor& u_norm2,
+                float lr, bool adapt);
+void sgd(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, const Tensor& g, const Tensor& grad_scale,
+         float lr, float momentum, float weight_decay, bool nesterov);
+void lion(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& g, const Tensor& grad_scale, float lr,
+          float beta1, float beta2, float weight_decay);
+void muon_momentum(const Tensor& u, const Tensor& buffer, const Tensor& g, const Tensor& grad_scale, float momentum,
+                   bool nesterov);
+void decayed_axpy(const Tensor& p, const Tensor& copy, const Tensor& u, float lr, float scale, float weight_decay);
+// e = decay * e + (1 - decay) * p
+void ema(const Tensor& e, const Tensor& p, float decay);
+
+}  // namespace accrete::update

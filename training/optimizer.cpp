@@ -1,0 +1,148 @@
+#include "training/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/ops/ops.h"
+
+namespace accrete {
+
+Optimizer::Optimizer(const OptimConfig& config, ParamStore& store) : config_(config), store_(store) {
+  if (!store.grads().defined()) store.zero_grads();
+  make_ranges();
+  const SegmentScope segment(Segment::optimizer);
+  const Shape flat{store.flat_count()};
+  const auto make = [&](const char* name) { state_[name] = Tensor::zeros(flat, DType::f32, store.device()); };
+  const std::string& n = config.name;
+  if (n == "adamw" || n == "lamb" || n == "muon") make("m"), make("v");
+  if (n == "lion") make("m");
+  if (n == "sgd") make("momentum");
+  if (config.ema > 0) make("ema"), reset_ema();
+  int64_t largest = 0;
+  for (const Range& r : ranges_) largest = std::max(largest, r.count);
+  if (n == "lamb" || n == "muon") scratch_ = Tensor::empty(Shape{largest}, DType::f32, store.device());
+  norm2_ = Tensor::zeros(Shape{1}, DType::f32, store.device());
+  factor_ = Tensor::from(std::vector<float>{1.0f}, Shape{1}, store.device());
+  norms_ = Tensor::zeros(Shape{2}, DType::f32, store.device());
+}
+
+// LAMB and Muon look at one parameter at a time; the others take neighbours with equal settings together. The padding
+// between entries is zero in values and gradients and stays zero under every rule.
+void Optimizer::make_ranges() {
+  const bool single = config_.name == "lamb" || config_.name == "muon";
+  const auto& entries = store_.entries();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const ParamEntry& e = entries[i];
+    if (!e.trainable) continue;
+    const int64_t end = i + 1 < entries.size() ? entries[i + 1].offset : store_.flat_count();
+    const bool matrix = config_.name == "muon" && e.shape.rank() == 2 && e.block >= 0;
+    if (!single && !ranges_.empty()) {
+      Range& last = ranges_.back();
+      if (last.begin + last.count == e.offset && last.decay == e.decay) {
+        last.count = end - last.begin;
+        continue;
+      }
+    }
+    ranges_.push_back({e.offset, single ? e.count() : end - e.offset, e.decay, matrix, static_cast<int>(i)});
+  }
+}
+
+Tensor Optimizer::ema() const {
+  const auto it = state_.find("ema");
+  return it == state_.end() ? Tensor() : it->second;
+}
+
+void Optimizer::reset_ema() {
+  if (const Tensor e = ema(); e.defined()) e.copy_from(store_.values());
+}
+
+float Optimizer::gradient_norm() {
+  update::sum_of_squares(norm2_, store_.grads());
+  update::clip_factor(factor_, norm2_, static_cast<float>(config_.clip));
+  return std::sqrt(norm2_.item());
+}
+
+void Optimizer::step(double lr, int64_t t) {
+  for (const Range& r : ranges_) {
+    if (config_.name == "lamb")
+      step_lamb(r, lr, t);
+    else if (r.matrix)
+      step_muon(r, lr);
+    else
+      step_elementwise(r, lr, t);
+  }
+  if (const Tensor e = ema(); e.defined()) update::ema(e, store_.values(), static_cast<float>(config_.ema));
+  store_.values().bump_version("optimizer");
+  store_.copy().bump_version("optimizer");
+}
+
+Optimizer::View Optimizer::view(const Range& r) const {
+  const Tensor& copy = store_.copy();
+  return {store_.values().flat(r.begin, r.count), copy.defined() ? copy.flat(r.begin, r.count) : Tensor(),
+          store_.grads().flat(r.begin, r.count), static_cast<float>(r.decay ? config_.weight_decay : 0.0)};
+}
+
+Tensor Optimizer::moment(const char* name, const Range& r) const { return state_.at(name).flat(r.begin, r.count); }
+
+update::AdamWSettings Optimizer::adam_settings(double lr, int64_t t, float weight_decay) const {
+  update::AdamWSettings s;
+  s.lr = static_cast<float>(lr);
+  s.beta1 = static_cast<float>(config_.beta1);
+  s.beta2 = static_cast<float>(config_.beta2);
+  s.eps = static_cast<float>(config_.eps);
+  s.weight_decay = weight_decay;
+  s.bias_correction = config_.bias_correction;
+  s.step = t;
+  return s;
+}
+
+void Optimizer::step_elementwise(const Range& r, double lr, int64_t t) {
+  const auto [p, copy, g, decay] = view(r);
+  if (config_.name == "sgd") {
+    update::sgd(p, copy, moment("momentum", r), g, factor_, static_cast<float>(lr),
+                static_cast<float>(config_.momentum), decay, config_.nesterov);
+  } else if (config_.name == "lion") {
+    update::lion(p, copy, moment("m", r), g, factor_, static_cast<float>(lr), static_cast<float>(config_.beta1),
+                 static_cast<float>(config_.beta2), decay);
+  } else {
+    // What muon leaves over follows the same schedule from its own peak.
+    const bool own_peak = config_.name == "muon" && config_.adam_lr > 0 && config_.lr > 0;
+    update::adamw(p, copy, moment("m", r), moment("v", r), g, factor_,
+                  adam_settings(own_peak ? lr * config_.adam_lr / config_.lr : lr, t, decay));
+  }
+}
+
+void Optimizer::step_lamb(const Range& r, double lr, int64_t t) {
+  const auto [p, copy, g, decay] = view(r);
+  const Tensor u = scratch_.flat(0, r.count), p_norm2 = norms_.flat(0, 1), u_norm2 = norms_.flat(1, 1);
+  update::lamb_direction(u, moment("m", r), moment("v", r), p, g, factor_, adam_settings(lr, t, decay));
+  update::sum_of_squares(p_norm2, p);
+  update::sum_of_squares(u_norm2, u);
+  update::lamb_apply(p, copy, u, p_norm2, u_norm2, static_cast<float>(lr), config_.trust_all || decay > 0);
+}
+
+// Muon (Jordan 2024): the momentum matrix is replaced by its nearest semi-orthogonal matrix, approximated by the
+// quintic Newton-Schulz iteration X <- a X + (b A + c A A) X, A = X X^T, with (a, b, c) = (3.4445, -4.7750, 2.0315), in
+// f32. The update is scaled by 0.2 sqrt(max(rows, cols)), which gives it the size of an AdamW update (Liu et al. 2025).
+void Optimizer::step_muon(const Range& r, double lr) {
+  const NoGrad quiet;
+  const Shape shape = store_.entries()[static_cast<size_t>(r.entry)].shape;
+  const auto [p, copy, g, decay] = view(r);
+  const Tensor u = scratch_.flat(0, r.count), norm2 = norms_.flat(0, 1);
+  update::muon_momentum(u, moment("m", r), g, factor_, static_cast<float>(config_.momentum), config_.nesterov);
+  update::sum_of_squares(norm2, u);
+  const bool tall = shape[0] > shape[1];
+  Tensor x = u.view(shape);
+  if (tall) x = ops::transpose(x);  // rows <= cols: the small Gram matrix
+  x = ops::scale(x, 1.0f / (std::sqrt(norm2.item()) + 1e-7f));
+  for (int64_t i = 0; i < config_.newton_schulz_steps; ++i) {
+    const Tensor a = ops::matmul(x, x, false, true);
+    const Tensor b = ops::add(ops::scale(a, -4.7750f), ops::scale(ops::matmul(a, a), 2.0315f));
+    x = ops::add(ops::scale(x, 3.4445f), ops::matmul(b, x));
+  }
+  if (tall) x = ops::transpose(x);
+  const float size = 0.2f * std::sqrt(static_cast<float>(std::max(shape[0], shape[1])));
+  update::decayed_axpy(p, copy, x.view(Shape{r.count}), static_cast<float>(lr), size, decay);
+}
+
+}  // namespace accrete
