@@ -1,8 +1,10 @@
 #include "data/bpe_train.h"
 
 #include <algorithm>
+#include <deque>
 #include <queue>
 #include <thread>
+#include <unordered_map>
 
 #include "data/bpe.h"
 #include "data/piece_cache.h"
@@ -177,43 +179,47 @@ using PieceMap =
 
 TrainedBpe train_bpe(const WordCounts& words, const BpeTrainOptions& options) { return Trainer(words, options).run(); }
 
-WordCounts count_pieces(std::string_view text, int threads) {
+WordCounts count_pieces(std::span<const std::string_view> texts, int threads) {
   constexpr size_t kBytesPerThread = size_t{1} << 20;
-  const size_t parts = std::clamp<size_t>(text.size() / kBytesPerThread, 1, std::max(1, threads));
-  const std::vector<size_t> cuts = piece_cuts(text, parts);
-  std::vector<PieceMap> maps(cuts.size() - 1);
-  std::vector<std::thread> workers;
-  for (size_t part = 0; part < maps.size(); ++part) {
-    workers.emplace_back([&, part] {
-      for (size_t at = cuts[part]; at < cuts[part + 1];) {
-        const size_t end = piece_end(text, at);
-        ++maps[part][text.substr(at, end - at)];
-        at = end;
-      }
-    });
+  PieceMap total;
+  for (const std::string_view text : texts) {
+    const size_t parts = std::clamp<size_t>(text.size() / kBytesPerThread, 1, std::max(1, threads));
+    const std::vector<size_t> cuts = piece_cuts(text, parts);
+    std::vector<PieceMap> maps(cuts.size() - 1);
+    std::vector<std::thread> workers;
+    for (size_t part = 0; part < maps.size(); ++part) {
+      workers.emplace_back([&, part] {
+        for (size_t at = cuts[part]; at < cuts[part + 1];) {
+          const size_t end = piece_end(text, at);
+          ++maps[part][text.substr(at, end - at)];
+          at = end;
+        }
+      });
+    }
+    for (std::thread& worker : workers) worker.join();
+    for (const PieceMap& map : maps)
+      for (const auto& [piece, count] : map) total[piece] += count;
   }
-  for (std::thread& worker : workers) worker.join();
-  for (size_t part = 1; part < maps.size(); ++part)
-    for (const auto& [piece, count] : maps[part]) maps[0][piece] += count;
   WordCounts counts;
-  if (maps.empty()) return counts;
-  counts.reserve(maps[0].size());
-  for (const auto& [piece, count] : maps[0]) counts.emplace_back(bytes_to_characters(piece), count);
+  counts.reserve(total.size());
+  for (const auto& [piece, count] : total) counts.emplace_back(bytes_to_characters(piece), count);
   return counts;
 }
 
-std::unique_ptr<Tokenizer> train_byte_bpe(std::string_view text, int64_t vocab_size, int threads) {
+std::unique_ptr<Tokenizer> train_byte_bpe(std::span<const std::string_view> texts, int64_t vocab_size, int threads) {
   check(vocab_size >= 257 && vocab_size <= 1 << 24, "bpe_train",
         "a byte-level vocabulary has 256 bytes, the end of text and the merges; expected a size of 257..", 1 << 24,
         "; got ", vocab_size);
-  std::string repaired;
-  if (find_invalid_utf8(text) != std::string_view::npos) text = repaired = repair_utf8(text);
+  std::vector<std::string_view> valid(texts.begin(), texts.end());
+  std::deque<std::string> repaired;  // owns what had to be changed
+  for (std::string_view& text : valid)
+    if (find_invalid_utf8(text) != std::string_view::npos) text = repaired.emplace_back(repair_utf8(text));
   BpeTrainOptions options;
   options.vocab_size = vocab_size;
   options.min_frequency = 2;
   options.special = {"<|endoftext|>"};
   options.alphabet.assign(byte_characters().begin(), byte_characters().end());
-  TrainedBpe trained = train_bpe(count_pieces(text, threads), options);
+  TrainedBpe trained = train_bpe(count_pieces(valid, threads), options);
   Bpe::Parts parts;
   parts.vocab = std::move(trained.vocab);
   parts.merges = std::move(trained.merges);

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -35,12 +35,12 @@ struct TrainedBpe {
 // token that exists, it keeps that token's id. The order of `words` does not matter.
 TrainedBpe train_bpe(const WordCounts& words, const BpeTrainOptions& options);
 
-// Pieces of the text (pretokenize.h), written in the characters of the byte table, with their counts. Order
+// Pieces of the texts (pretokenize.h), written in the characters of the byte table, with their counts. Order
 // unspecified.
-WordCounts count_pieces(std::string_view text, int threads = 1);
+WordCounts count_pieces(std::span<const std::string_view> texts, int threads = 1);
 
-// Byte-level BPE from a whole text: "<|endoftext|>" has id 0, the 256 byte characters in code point order 1..256, then
+// Byte-level BPE from whole texts: "<|endoftext|>" has id 0, the 256 byte characters in code point order 1..256, then
 // the merges of pairs that occur at least twice. Invalid UTF-8 counts as U+FFFD. vocab_size >= 257.
-std::unique_ptr<Tokenizer> train_byte_bpe(std::string_view text, int64_t vocab_size, int threads = 1);
+std::unique_ptr<Tokenizer> train_byte_bpe(std::span<const std::string_view> texts, int64_t vocab_size, int threads = 1);
 
 }  // namespace accrete

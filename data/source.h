@@ -7,9 +7,9 @@
 
 namespace accrete {
 
-// Samples [first, first + count) of the stream are a pure function of (source settings, first, count): a run continues at any
-// position at once, and any number of threads may ask for any pieces. Training sources shuffle every epoch anew; evaluation
-// sources keep the order of the data and have epoch_samples() samples that matter.
+// Samples [first, first + count) of the stream are a pure function of (source settings, first, count): a run continues
+// at any position at once, and any number of threads may ask for any pieces. Training sources shuffle every epoch anew;
+// evaluation sources keep the order of the data and have epoch_samples() samples that matter.
 class Source {
  public:
   virtual ~Source() = default;

@@ -54,9 +54,9 @@ TokenSource::Window TokenSource::window(int64_t sample) const {
     }
     case Sampling::sequential: {
       const int64_t begin = sample * options_.stride;
-      const int64_t earlier = sample == 0 ? 0 : begin - options_.stride + T;  // last target of the window before
       const int64_t length = std::min(T, n - 1 - begin);
-      return {begin, length, std::clamp<int64_t>(earlier - begin, 0, length)};
+      const int64_t overlap = sample == 0 ? 0 : T - options_.stride;  // -1 when a stride of T + 1 leaves one out
+      return {begin, length, std::clamp<int64_t>(overlap, 0, length)};
     }
   }
   return {};

@@ -1,0 +1,52 @@
+#include "apps/program.h"
+
+#include <algorithm>
+#include <iostream>
+#include <new>
+#include <thread>
+
+#include "engine/core/error.h"
+
+namespace accrete {
+
+void ReportOptions::log(const std::string& line) const {
+  if (!quiet) std::cerr << line << std::endl;
+}
+
+void add_report_options(CLI::App& app, ReportOptions& options) {
+  app.add_flag("--json", options.json, "Print the result as JSON on stdout (default: off)");
+  app.add_flag("--quiet", options.quiet, "No progress on stderr (default: off)");
+}
+
+void add_threads_option(CLI::App& app, int& threads) {
+  threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  app.add_option("--threads", threads, "Threads to use; changes the time, never the result")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+}
+
+int run_program(CLI::App& app, int argc, char** argv, const std::function<void()>& body) {
+  const auto complain = [&](std::string what) {
+    std::replace(what.begin(), what.end(), '\n', ' ');
+    std::cerr << app.get_name() << ": " << what << std::endl;
+    return 1;
+  };
+  try {
+    app.parse(argc, argv);
+    body();
+    std::cout.flush();
+    if (!std::cout) return complain("cannot write the result to stdout");
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    return complain(std::string(error.what()) + "; see --help");
+  } catch (const Error& error) {
+    return complain(error.what());
+  } catch (const std::bad_alloc&) {
+    return complain("out of memory");
+  } catch (const std::exception& error) {
+    return complain(std::string("internal error: ") + error.what());
+  }
+}
+
+}  // namespace accrete
