@@ -69,6 +69,8 @@ class SharedCarver {
 
 #define ACCRETE_SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #define ACCRETE_DEVICE_ARRAY(type, name, size) static __device__ type name[size]
+#define ACCRETE_UNROLL _Pragma("unroll")
+#define ACCRETE_UNROLL_BY_4 _Pragma("unroll 4")
 
 #else
 
@@ -109,6 +111,8 @@ class SharedCarver {
   static constexpr char name##_key = 0;  \
   const ::accrete::kernels::SharedArray<type> name(&name##_key, #name, size, false)
 #define ACCRETE_DEVICE_ARRAY(type, name, size) static thread_local type name[size]
+#define ACCRETE_UNROLL
+#define ACCRETE_UNROLL_BY_4
 
 #endif
 
