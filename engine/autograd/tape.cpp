@@ -7,6 +7,7 @@
 
 #include "kernels/cast.h"
 #include "kernels/elementwise.h"
+#include "kernels/reduce.h"
 
 namespace accrete {
 namespace {
@@ -83,6 +84,21 @@ Tape::~Tape() {
   }
 }
 
+void Tape::inspect(const char* what, std::string_view op, std::string_view module, const std::vector<Tensor>& tensors) {
+  if (!first_nonfinite_.empty()) return;
+  for (const Tensor& t : tensors) {
+    if (!t.defined() || !t.data() || (t.dtype() != DType::f32 && t.dtype() != DType::bf16)) continue;
+    Tensor n = Tensor::zeros(Shape{1}, DType::f32, t.device());
+    on(t, [&]<class T>(const auto& dev) { kernels::count_nonfinite<T>(dev, n.ptr<float>(), t.ptr<T>(), t.count()); });
+    if (n.item() == 0) continue;
+    std::ostringstream text;
+    text << what << " of op \"" << op << "\" in module \"" << module << "\", " << n.item() << " of " << t.count()
+         << " elements";
+    first_nonfinite_ = text.str();
+    return;
+  }
+}
+
 Tape* Tape::current() { return current_tape; }
 
 NoGrad::NoGrad() : tape_(current_tape), before_(tape_ && tape_->recording_) {
@@ -111,6 +127,7 @@ std::vector<Tensor> record(std::string_view name, std::vector<Tensor> outputs, s
   if (!tape) return outputs;
   tape->cost_.flops += cost.flops;
   tape->cost_.bytes += cost.bytes;
+  if (tape->options_.check_finite) tape->inspect("result", name, module_path, outputs);
 
   bool wanted = false;
   if (tape->recording_)
@@ -288,6 +305,7 @@ class BackwardPass {
     }
     check(dx.size() == node.inputs.size(), "backward", "op \"", node.name, "\" returned ", dx.size(),
           " gradients; expected ", node.inputs.size());
+    if (tape_ && tape_->options_.check_finite) tape_->inspect("gradient", node.name, node.module, dx);
     node.saved.clear();
     node.done = true;
     node.backward = nullptr;

@@ -102,8 +102,9 @@ struct GradMeta {
 class Tape {
  public:
   struct Options {
-    bool keep_nodes = false;  // keep finished nodes for graph export
-    bool profile = false;     // time every op
+    bool keep_nodes = false;    // keep finished nodes for graph export
+    bool profile = false;       // time every op
+    bool check_finite = false;  // look at every result and every gradient (slow; for finding a NaN)
   };
   Tape() : Tape(Options{}) {}
   explicit Tape(Options options);
@@ -119,6 +120,8 @@ class Tape {
   double total_bytes() const { return cost_.bytes + cost_.backward_bytes; }
   const std::vector<std::shared_ptr<Node>>& nodes() const { return nodes_; }  // with keep_nodes, in order
   const Options& options() const { return options_; }
+  // With check_finite: the first op whose result or gradient was not finite, in words; empty when there was none.
+  const std::string& first_nonfinite() const { return first_nonfinite_; }
 
  private:
   friend class NoGrad;
@@ -134,6 +137,8 @@ class Tape {
   Cost cost_;
   double last_mark_ = 0;
   std::vector<std::shared_ptr<Node>> nodes_;
+  void inspect(const char* what, std::string_view op, std::string_view module, const std::vector<Tensor>& tensors);
+  std::string first_nonfinite_;
 };
 
 // In its scope ops keep nothing for backward (cost is still counted).

@@ -1,0 +1,72 @@
+// The loop as a page of events. Everything that is not the arithmetic of a step (metrics, progress, curves, hooks of a
+// method) is an observer of these nine.
+//
+//   run_start
+//   for each stage the plan gives:                     training/stage.h
+//     stage_start                                      model made, store filled, optimizer made
+//     for each optimizer step of the stage:
+//       for each micro-batch:
+//         batch_ready                                  inputs are on the device
+//         loss = model.loss(batch); backward(loss)     gradients land in the flat buffer
+//       gradients_ready                                norm known, before clipping and the NaN guard
+//       optimizer.step(lr)
+//       step_done                                      loss, norm, cost of the step are known
+//       if due: eval                                   on the evaluation split
+//       if due: checkpoint                             saved, complete
+//     stage_end
+//   run_end
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "training/stage.h"
+
+namespace accrete {
+
+enum class Event : uint8_t {
+  run_start,
+  stage_start,
+  batch_ready,
+  gradients_ready,
+  step_done,
+  eval,
+  checkpoint,
+  stage_end,
+  run_end
+};
+
+// What an observer sees. Pointers are valid from stage_start to stage_end.
+struct LoopView {
+  const Recipe* recipe = nullptr;
+  const Stage* stage = nullptr;
+  Model* model = nullptr;
+  Optimizer* optimizer = nullptr;
+  const Batch* batch = nullptr;  // at batch_ready
+  RunState state;
+  int stages = 0;           // planned; 0: unknown
+  int64_t stage_steps = 0;  // planned for this stage
+  double steps_per_epoch = 0;
+  // of the last step
+  double loss = 0, grad_norm = 0, lr = 0;
+  double step_seconds = 0, step_flops = 0;
+  double data_wait = 0;  // seconds spent waiting for data, since the stage began
+  double tokens_per_second = 0;
+  double ceiling = 0;  // measured FLOP/s of matrix products on this machine; 0: not measured
+  // of the last evaluation
+  std::string split;
+  double eval_loss = 0, eval_ema_loss = 0;
+  bool has_ema = false;
+  int64_t peak_memory = 0;  // bytes, of the stage so far
+  bool resumed = false;     // this process continued a run
+  std::string checksum;     // at run_end
+  std::string reason;       // at run_end: "complete", "until", "signal", "hours"
+};
+
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void on(Event event, const LoopView& view) = 0;
+};
+
+}  // namespace accrete

@@ -1,0 +1,106 @@
+// The recipe: everything that defines a run, as plain structs. A recipe file names what differs from the defaults; the
+// resolved whole is written into RUN/config.json.
+#pragma once
+
+#include <string>
+
+#include "engine/core/config.h"
+#include "training/optimizer.h"
+#include "training/schedule.h"
+
+namespace accrete {
+
+struct DataConfig {
+  std::string path;
+  int64_t length = 256;
+  std::string sampling = "shuffled";
+  int64_t loader_threads = 1;
+
+  template <class V>
+  void fields(V& v) {
+    v("path", path, "folder made by `prepare`, or token files of nanoGPT or llm.c");
+    v("length", length, "tokens of a training sequence", between(1, 1 << 24));
+    v("sampling", sampling, "order of training windows", one_of("shuffled", "random", "sequential"));
+    v("loader_threads", loader_threads, "threads that prepare batches ahead; 0: none", between(0, 256));
+  }
+};
+
+struct BatchConfig {
+  int64_t size = 32;
+  int64_t micro = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v("size", size, "sequences (or images) of one optimizer step", between(1, 1 << 24));
+    v("micro", micro, "sequences processed at once; gradients of size / micro pieces are accumulated; 0: size",
+      between(0, 1 << 24));
+  }
+  int64_t micro_size() const { return micro > 0 ? micro : size; }
+};
+
+struct EvalConfig {
+  std::string every = "0.1run";
+  std::string split = "valid";
+  int64_t batches = 0;
+  int64_t batch = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v("every", every, "evaluation interval, a duration; 0st: only at the end of a stage");
+    v("split", split, "split that is evaluated", one_of("train", "valid", "test"));
+    v("batches", batches, "largest number of batches of one evaluation; 0: the whole split", at_least(0));
+    v("batch", batch, "sequences of one evaluation batch; 0: as in training", at_least(0));
+  }
+};
+
+struct CheckpointConfig {
+  std::string every = "0.1run";
+  int64_t keep_last = 2;
+  bool keep_best = true;
+
+  template <class V>
+  void fields(V& v) {
+    v("every", every, "checkpoint interval, a duration; 0st: only at the end of a stage");
+    v("keep_last", keep_last, "how many of the newest checkpoints are kept", between(1, 1000000));
+    v("keep_best", keep_best, "also keep the checkpoint with the lowest evaluated loss");
+  }
+};
+
+struct Recipe {
+  std::string family = "gpt";
+  Json model = Json::object();
+  DataConfig data;
+  BatchConfig batch;
+  OptimConfig optim;
+  ScheduleConfig schedule;
+  std::string duration = "1ep";
+  std::string precision = "bf16";
+  EvalConfig eval;
+  CheckpointConfig checkpoint;
+  Json plan = Json{{"name", "plain"}};
+  int64_t seed = 1;
+  bool recompute = false;
+  bool plain_ops = false;
+
+  template <class V>
+  void fields(V& v) {
+    v("family", family, "model family", one_of("gpt"));
+    v("model", model,
+      "model settings; \"preset\" starts from a published size (gpt2, gpt2-medium, gpt2-large, gpt2-xl)");
+    v("data", data, "training data");
+    v("batch", batch, "batch sizes");
+    v("optim", optim, "optimizer");
+    v("schedule", schedule, "learning-rate schedule");
+    v("duration", duration, "length of the training: 3ep, 5000st, 2e9tok");
+    v("precision", precision, "activations and products; master weights are always f32", one_of("bf16", "f32"));
+    v("eval", eval, "evaluation during training");
+    v("checkpoint", checkpoint, "checkpoints");
+    v("plan", plan, "how the training is cut into stages");
+    v("seed", seed, "address of all random numbers of the run", at_least(0));
+    v("recompute", recompute,
+      "blocks keep only their input and run again in backward: less memory, a third more FLOPs");
+    v("plain_ops", plain_ops, "replace fused ops by their plain compositions (slow; for teaching and checking)");
+  }
+};
+
+}  // namespace accrete
