@@ -1,5 +1,6 @@
 // prepare: text files -> token files, and single texts to ids and back.
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "apps/program.h"
 #include "data/prepare_text.h"
