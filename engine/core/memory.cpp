@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <mutex>
 #include <unordered_map>
@@ -115,7 +116,8 @@ class Cache {
       return data;
     }
     fail("memory", "out of memory on ", device_, "; ", human_bytes(bytes), " more wanted for ",
-         name_of(current_segment), "; limit ", human_bytes(memory_limit()), "; in use:\n", table());
+         name_of(current_segment), "; limit ", human_bytes(memory_limit()),
+         "; use a smaller batch, recompute or bf16; in use:\n", table());
   }
 
   void release_locked() {
@@ -158,6 +160,7 @@ Cache& cache_of(Device d) {
 }
 
 int64_t chosen_limit = 0;
+bool poison = false;
 
 }  // namespace
 
@@ -175,13 +178,16 @@ Block::~Block() {
 
 std::unique_ptr<Block> allocate(Device device, int64_t bytes) {
   check(bytes >= 0, "memory", "negative size ", bytes);
-  return cache_of(device).get(bytes, current_segment);
+  std::unique_ptr<Block> block = cache_of(device).get(bytes, current_segment);
+  if (poison && block->data) std::memset(block->data, 0xff, static_cast<size_t>(block->rounded));
+  return block;
 }
 
 MemoryUse memory_use(Device device) { return cache_of(device).use(); }
 void reset_peak(Device device) { cache_of(device).reset_peak(); }
 int64_t device_allocations(Device device) { return cache_of(device).use().allocations; }
 void release_cache(Device device) { cache_of(device).release(); }
+void set_poison(bool on) { poison = on; }
 void set_memory_limit(int64_t bytes) { chosen_limit = bytes; }
 
 int64_t memory_limit() {

@@ -63,6 +63,9 @@ void release_cache(Device device);
 // Bytes the engine may reserve; default: the memory available to this process when it starts. 0 restores the default.
 void set_memory_limit(int64_t bytes);
 int64_t memory_limit();
+// Debugging: every block handed out from now on is filled with bytes of ones (NaN as f32 and bf16, -1 as i32), so that
+// a value read before it was written shows. Tests run with it.
+void set_poison(bool on);
 // A table of the segments (now, peak), one line each.
 std::string memory_report(Device device);
 // "12.3 MiB"

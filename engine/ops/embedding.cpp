@@ -16,6 +16,7 @@ void check_embedding(const Tensor& ids, const Tensor& tokens, const Tensor& posi
     check(first >= 0 && first + ids.size(1) <= positions.size(0), "embedding", "sequence of ", ids.size(1),
           " tokens from position ", first, " exceeds the ", positions.size(0), " positions of the model");
   }
+  if (!ids.data()) return;  // dry: there are no values
   const int32_t* id = ids.ptr<int32_t>();
   const int64_t n = ids.count(), V = tokens.size(0);
   for (int64_t i = 0; i < n; ++i)

@@ -1,0 +1,80 @@
+// The op table: one row for every function of ops.h, with the inputs it is tried on. Tests run each case on every
+// device (tests/op_table_test.cpp), `bench ops` times the speed case of each row, `inspect ops` prints the table.
+// An op without a row fails a test, so this is also the list of what the engine can do.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/ops/ops.h"
+
+namespace accrete::ops {
+
+using Tensors = std::vector<Tensor>;
+
+// What the functions of a row need besides tensors. A row reads only the fields that mean something to it.
+struct OpSettings {
+  float alpha = 1.0f, beta = 0.0f;  // affine
+  int64_t begin = 0, end = 0;       // slices
+  Shape shape;                      // reshape
+  bool trans_a = false, trans_b = false;
+  Gelu gelu = Gelu::tanh;
+  float eps = 1e-5f;
+  bool causal = false;
+  int64_t heads = 1;
+  float dropout = 0.0f;
+  RandomKey key{20, 24, 3};
+  int64_t first = 0;   // element, sample or position that random numbers or position rows start at
+  int64_t length = 0;  // tokens in the cache
+  float smoothing = 0.0f;
+};
+
+// One input. Numbers are uniform in [low, high); ids are integers in [low, high).
+struct OpInput {
+  enum class Kind : uint8_t {
+    activation,  // in the type of the case: f32 or bf16
+    vector,      // f32 always: biases, norm parameters
+    ids,         // i32, no gradient
+    absent,      // an undefined tensor
+  };
+  Shape shape;
+  double low = -1, high = 1;
+  Kind kind = Kind::activation;
+};
+
+struct OpCase {
+  std::vector<OpInput> inputs;
+  OpSettings settings;
+};
+
+struct OpRow {
+  std::string name;
+  std::vector<std::string> functions;  // of ops.h that this row covers, without the _plain twins
+  std::function<Tensors(const Tensors&, const OpSettings&)> run;
+  std::function<Tensors(const Tensors&, const OpSettings&)> plain;  // the composition of simple ops; may be null
+  std::vector<OpCase> cases;
+  OpCase speed;  // a realistic size: 1024 tokens of GPT-2 small
+  // Largest error allowed, as a part of the largest magnitude of the correct result: f32 values, f32 gradients, and
+  // bf16 (both) against an f32 run on the same rounded inputs.
+  double value_tolerance, gradient_tolerance, bf16_tolerance;
+  std::string why;          // these tolerances
+  std::string no_gradient;  // the reason, for an op that has none
+};
+
+const std::vector<OpRow>& op_table();
+// The row of that name; Error when there is none.
+const OpRow& op_row(const std::string& name);
+
+// The inputs of a case with values from the address (seed, name of the input). Everything but ids is a leaf that wants
+// a gradient when `gradients`. Ids stay in host memory.
+Tensors make_inputs(const OpCase& c, DType dtype, Device device, uint64_t seed, bool gradients);
+
+struct OpSpeed {
+  double forward_s = 0, backward_s = 0;  // median of `repeats`
+  Cost cost;                             // of one forward and backward
+};
+// Times the speed case of a row. backward_s is 0 where there is no gradient.
+OpSpeed measure_speed(const OpRow& row, DType dtype, Device device, int repeats);
+
+}  // namespace accrete::ops
