@@ -1,0 +1,181 @@
+#include "models/weights.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "engine/core/json.h"
+#include "engine/core/suggest.h"
+
+namespace accrete {
+namespace {
+
+// IEEE half precision: 1 sign, 5 exponent (bias 15), 10 mantissa bits. Exact in f32.
+float half_to_float(uint16_t h) {
+  const float sign = h & 0x8000u ? -1.0f : 1.0f;
+  const int exponent = h >> 10 & 0x1f, mantissa = h & 0x3ff;
+  if (exponent == 0x1f) return mantissa ? std::nanf("") : sign * INFINITY;
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
+  return sign * std::ldexp(static_cast<float>(mantissa | 0x400), exponent - 25);
+}
+
+template <class T>
+T load_at(const std::byte* data, size_t i) {  // files of other writers may be unaligned
+  T value;
+  std::memcpy(&value, data + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <class Get>
+std::vector<float> converted(size_t n, Get get) {
+  std::vector<float> out(n);
+  for (size_t i = 0; i < n; ++i) out[i] = get(i);
+  return out;
+}
+
+// (rows, cols) -> (cols, rows), in tiles that stay in the first-level cache.
+std::vector<float> transpose(const float* in, int64_t rows, int64_t cols) {
+  constexpr int64_t kTile = 32;
+  std::vector<float> out(static_cast<size_t>(rows * cols));
+  for (int64_t r0 = 0; r0 < rows; r0 += kTile)
+    for (int64_t c0 = 0; c0 < cols; c0 += kTile)
+      for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r)
+        for (int64_t c = c0; c < std::min(cols, c0 + kTile); ++c)
+          out[static_cast<size_t>(c * rows + r)] = in[r * cols + c];
+  return out;
+}
+
+std::string joined(const std::vector<std::string>& items) {
+  std::string text;
+  for (const auto& item : items) text += (text.empty() ? "" : ", ") + item;
+  return text;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + ")";
+}
+
+}  // namespace
+
+std::string_view without_wrappers(std::string_view name) {
+  for (bool again = true; again;) {
+    again = false;
+    for (const std::string_view wrapper : {"module.", "_orig_mod."})
+      if (name.starts_with(wrapper)) name.remove_prefix(wrapper.size()), again = true;
+  }
+  return name;
+}
+
+void add_found(FoundTensors& found, std::string_view name, const SafetensorsEntry& entry, std::string_view where) {
+  const auto [at, fresh] = found.emplace(name, entry);
+  check(fresh, where, "\"", printable(at->second.name), "\" and \"", printable(entry.name),
+        "\" are the same tensor; expected one of them");
+}
+
+void check_tensors(const std::vector<TensorName>& wanted, const FoundTensors& found, std::string_view where) {
+  std::map<std::string_view, const TensorName*> by_name;
+  for (const TensorName& w : wanted) by_name.emplace(w.theirs, &w);
+  std::vector<std::string> missing, misshaped, surplus;
+  for (const auto& [name, entry] : found)
+    if (!by_name.contains(name)) surplus.push_back(printable(name));
+  // Spelling help looks at a bounded number of names: a hostile file may hold millions.
+  const std::vector<std::string> candidates(surplus.begin(),
+                                            surplus.begin() + static_cast<long>(std::min<size_t>(surplus.size(), 500)));
+  for (const TensorName& w : wanted) {
+    const auto it = found.find(w.theirs);
+    if (it == found.end()) {
+      const std::string near = nearest(w.theirs, candidates);
+      missing.push_back(w.theirs + (near.empty() ? "" : " (the file has " + near + ")"));
+    } else if (it->second.shape != w.stored_shape().vector()) {
+      misshaped.push_back(w.theirs + " (expected " + shape_text(w.stored_shape().vector()) + ", got " +
+                          shape_text(it->second.shape) + ")");
+    }
+  }
+  if (missing.empty() && misshaped.empty() && surplus.empty()) return;
+  std::string text;
+  const auto add = [&text](const char* what, const std::vector<std::string>& names) {
+    if (!names.empty())
+      text += (text.empty() ? "" : "; ") + std::to_string(names.size()) + " " + what + ": " + joined(names);
+  };
+  add("missing", missing);
+  add("of another shape", misshaped);
+  add("not known to this model", surplus);
+  fail(where, "the tensors do not fit the model: ", text);
+}
+
+std::vector<float> values_of(const SafetensorsEntry& e, bool transposed) {
+  std::vector<float> v;
+  if (e.dtype == "F32") {
+    v.resize(e.bytes / 4);
+    if (e.bytes > 0) std::memcpy(v.data(), e.data, e.bytes);
+  } else if (e.dtype == "F64") {
+    v = converted(e.bytes / 8, [&](size_t i) { return static_cast<float>(load_at<double>(e.data, i)); });
+  } else if (e.dtype == "F16") {
+    v = converted(e.bytes / 2, [&](size_t i) { return half_to_float(load_at<uint16_t>(e.data, i)); });
+  } else if (e.dtype == "BF16") {
+    v = converted(e.bytes / 2, [&](size_t i) { return to_float(bf16{load_at<uint16_t>(e.data, i)}); });
+  } else {
+    fail("weights", "\"", printable(e.name), "\" has the type ", e.dtype, "; expected F32, BF16, F16 or F64");
+  }
+  return transposed ? transpose(v.data(), e.shape[0], e.shape[1]) : v;
+}
+
+void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, const FoundTensors& found) {
+  const SegmentScope segment(Segment::data);
+  for (const TensorName& w : wanted) {
+    const int index = store.find(w.ours);
+    check(index >= 0, "weights", "the model has no parameter \"", w.ours, "\"");
+    const Tensor target = store.value(index);
+    target.copy_from(Tensor::from(values_of(found.find(w.theirs)->second, w.transposed), target.shape()));
+  }
+  store.refresh();
+}
+
+void save_tensors(const std::filesystem::path& path, const ParamStore& store, const std::vector<TensorName>& table,
+                  DType dtype, const TextMap& metadata) {
+  check(dtype == DType::f32 || dtype == DType::bf16, "weights", "expected f32 or bf16; got ", name_of(dtype));
+  std::vector<SafetensorsEntry> entries;
+  for (const TensorName& t : table)
+    entries.push_back({t.theirs, dtype == DType::f32 ? "F32" : "BF16", t.stored_shape().vector(), nullptr, 0});
+  std::vector<float> values;
+  std::vector<bf16> narrow;
+  const auto fetch = [&](size_t i) -> const void* {
+    const TensorName& t = table[i];
+    const auto count = static_cast<size_t>(t.shape.count());
+    if (t.ours.empty()) {
+      values.assign(count, 0.0f);
+    } else {
+      const int index = store.find(t.ours);
+      check(index >= 0, "weights", "the model has no parameter \"", t.ours, "\"");
+      values = store.value(index).to_vector<float>();
+      check(values.size() >= count, "weights", "\"", t.ours, "\" is smaller than ", t.shape);
+      values.resize(count);
+      if (t.transposed) values = transpose(values.data(), t.shape[0], t.shape[1]);
+    }
+    if (dtype == DType::f32) return values.data();
+    narrow.resize(count);
+    std::transform(values.begin(), values.end(), narrow.begin(), from_float<bf16>);
+    return narrow.data();
+  };
+  save_safetensors(path, entries, fetch, metadata);
+}
+
+std::vector<TensorName> own_names(const ParamStore& store) {
+  std::vector<TensorName> table;
+  for (const ParamEntry& e : store.entries()) table.push_back({e.name, e.name, e.shape, false});
+  return table;
+}
+
+void load_own(ParamStore& store, const std::filesystem::path& path) {
+  const Safetensors file = Safetensors::open(path);
+  FoundTensors found;
+  for (const SafetensorsEntry& e : file.entries()) found.emplace(e.name, e);
+  const auto table = own_names(store);
+  check_tensors(table, found, path.string());
+  load_tensors(store, table, found);
+}
+
+}  // namespace accrete

@@ -1,0 +1,57 @@
+// Weights in and out of files: names, layouts and number types of other libraries against the entries of a ParamStore.
+//
+// A family describes its files by one table (TensorName per parameter); checking, reading and writing are loops over
+// it. Loading is exact or loud: every missing, surplus and mis-shaped tensor is named in one message.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/core/safetensors.h"
+#include "engine/nn/params.h"
+
+namespace accrete {
+
+// One parameter under its two names. `shape` is ours; a transposed matrix is stored (in, out) in the file.
+struct TensorName {
+  std::string theirs, ours;
+  Shape shape;
+  bool transposed = false;
+
+  Shape stored_shape() const { return transposed ? Shape{shape[1], shape[0]} : shape; }
+};
+
+// Tensors of a file by the name that the family's table uses (prefixes removed, buffers left out).
+using FoundTensors = std::map<std::string, SafetensorsEntry, std::less<>>;
+
+// Removes the wrappers that training scripts put in front of every name: "module.", "_orig_mod.", in any order.
+std::string_view without_wrappers(std::string_view name);
+
+// Adds a tensor to `found`; Error when two names of the file mean the same tensor.
+void add_found(FoundTensors& found, std::string_view name, const SafetensorsEntry& entry, std::string_view where);
+
+// Error that lists all missing, surplus and mis-shaped tensors, with the nearest names. Reads no values.
+void check_tensors(const std::vector<TensorName>& wanted, const FoundTensors& found, std::string_view where);
+
+// Values of F64, F32, F16 or BF16 as f32, row-major in our shape; Error for other types.
+std::vector<float> values_of(const SafetensorsEntry& entry, bool transposed = false);
+
+// Sets the parameters that the table names and refreshes the store. check_tensors comes first.
+void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, const FoundTensors& found);
+
+// Writes the parameters that the table names, in its names, shapes and layout, as f32 or bf16. A table row with fewer
+// rows than the parameter has writes the first ones (a vocabulary padded for speed). Rows whose `ours` is empty are
+// written as zeros. Streams: one tensor at a time is in memory twice.
+void save_tensors(const std::filesystem::path& path, const ParamStore& store, const std::vector<TensorName>& table,
+                  DType dtype, const TextMap& metadata = kPytorchMetadata);
+
+// The table of our own files: same names, same layout.
+std::vector<TensorName> own_names(const ParamStore& store);
+
+// Reads a file in our own names ("blocks.3.attn.qkv.weight"); `where` opens the message when it does not fit.
+void load_own(ParamStore& store, const std::filesystem::path& path);
+
+}  // namespace accrete
