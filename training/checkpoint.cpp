@@ -119,11 +119,6 @@ std::vector<fs::path> list_checkpoints(const fs::path& run) {
   return found;
 }
 
-std::optional<fs::path> newest_checkpoint(const fs::path& run) {
-  const auto all = list_checkpoints(run);
-  return all.empty() ? std::nullopt : std::optional(all.back());
-}
-
 Json read_checkpoint_state(const fs::path& checkpoint) { return read_json(checkpoint / "state.json"); }
 
 void load_params(const fs::path& file, ParamStore& store) {

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,8 +22,6 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run, int64_t 
 
 // Complete checkpoints of a run, oldest first.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run);
-// The newest complete one.
-std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run);
 // state.json of a checkpoint.
 Json read_checkpoint_state(const std::filesystem::path& checkpoint);
 

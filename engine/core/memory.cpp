@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <mutex>
+#include <sstream>
 #include <unordered_map>
 
 #include "engine/core/error.h"
@@ -115,9 +116,14 @@ class Cache {
       ++use_.allocations;
       return data;
     }
-    fail("memory", "out of memory on ", device_, "; ", human_bytes(bytes), " more wanted for ",
-         name_of(current_segment), "; limit ", human_bytes(memory_limit()),
-         "; use a smaller batch, recompute or bf16; in use:\n", table());
+    std::ostringstream text;
+    text << "[memory] out of memory on " << device_ << "; " << human_bytes(bytes) << " more wanted for "
+         << name_of(current_segment) << "; limit " << human_bytes(memory_limit()) << "; in use: ";
+    for (int i = 0; i < kSegments; ++i)
+      if (use_.segment[i].now > 0)
+        text << name_of(static_cast<Segment>(i)) << " " << human_bytes(use_.segment[i].now) << ", ";
+    text << "total " << human_bytes(use_.now) << "; use a smaller batch, recompute or bf16";
+    throw OutOfMemory(text.str());
   }
 
   void release_locked() {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/core/device.h"
+#include "engine/core/error.h"
 
 namespace accrete {
 
@@ -37,6 +38,12 @@ struct Block {
   Device device;
   Segment segment = Segment::activations;
   ~Block();
+};
+
+// What allocate throws: an Error whose text holds the segment table.
+class OutOfMemory : public Error {
+ public:
+  using Error::Error;
 };
 
 // At least `bytes` bytes, aligned to 64, not initialised. Throws Error with the segment table when the limit is

@@ -1,0 +1,27 @@
+// --dry-run: what a plan will do and what it will cost, without training. Every stage's model runs one step on the dry
+// device (shapes, costs and the memory account, no arithmetic), so the prediction is the tape's own count.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "training/loop.h"
+
+namespace accrete {
+
+struct StagePrediction {
+  std::string name, note;
+  int64_t steps = 0, params = 0, trainable = 0;
+  double flops = 0;  // of the whole stage, without evaluation
+  double tokens = 0;
+  int64_t peak_memory = 0;   // bytes: parameters, gradients, optimizer, activations, workspace
+  std::string memory_table;  // by segment
+};
+
+// Stages of the plan, in order. Plans that decide on measured results are followed along their default path.
+std::vector<StagePrediction> predict(const LoopSettings& settings, Plan& plan);
+
+// Largest micro-batch (a divisor of stage.batch.size, at least 1) whose step fits into `bytes`; 0 when none does.
+int64_t largest_micro_batch(const LoopSettings& settings, const Stage& stage, int64_t bytes);
+
+}  // namespace accrete

@@ -1,0 +1,186 @@
+#include "training/recorders.h"
+
+#include <chrono>
+#include <cmath>
+#include <iostream>
+#include <sstream>
+
+#include "engine/core/memory.h"
+
+namespace accrete {
+namespace {
+
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The costs that every event carries.
+void add_cost(Json& j, const LoopView& view) {
+  const Spent& s = view.state.spent;
+  j["samples"] = s.samples;
+  j["tokens"] = s.tokens;
+  j["seconds"] = s.seconds;
+  j["flops"] = s.flops;
+  j["eval_flops"] = s.eval_flops;
+}
+
+Progress::Options progress_options(bool quiet, std::ostream* log) {
+  Progress::Options options = terminal_options();
+  options.quiet = quiet;
+  options.log = log;
+  return options;
+}
+
+}  // namespace
+
+std::string stage_note(const Stage& stage) {
+  std::ostringstream text;
+  if (stage.model.contains("depth")) text << stage.model["depth"].dump() << " blocks, ";
+  if (stage.model.contains("embed_dim")) text << "width " << stage.model["embed_dim"].dump() << ", ";
+  text << "length " << stage.data.length;
+  return text.str();
+}
+
+MetricsRecorder::MetricsRecorder(const std::filesystem::path& run, uint64_t keep, int64_t resumed_step)
+    : metrics_(run / "metrics.jsonl", keep),
+      curves_(run / "tb", unix_seconds(), resumed_step > 0 ? std::optional<int64_t>(resumed_step + 1) : std::nullopt) {}
+
+void MetricsRecorder::write(const Json& event) {
+  metrics_.write(event);
+  curves_.add(event, unix_seconds());
+}
+
+void MetricsRecorder::on(Event event, const LoopView& view) {
+  Json j;
+  switch (event) {
+    case Event::stage_start:
+      if (view.state.stage_step > 0) return;  // continued: the line is there already
+      j["event"] = "stage_start";
+      j["step"] = view.state.step;
+      j["stage"] = view.state.stage;
+      j["name"] = view.stage->name;
+      j["steps"] = view.stage_steps;
+      j["model"] = view.model->config();
+      j["length"] = view.stage->data.length;
+      j["params"] = view.model->params().parameter_count();
+      j["trainable"] = view.model->params().trainable_count();
+      add_cost(j, view);
+      write(j);
+      break;
+    case Event::step_done:
+      j["event"] = "step";
+      j["step"] = view.state.step;
+      j["stage"] = view.state.stage;
+      j["loss"] = view.loss;
+      j["lr"] = view.lr;
+      j["grad_norm"] = view.grad_norm;
+      add_cost(j, view);
+      j["rate"] = view.tokens_per_second;
+      j["data_wait"] = view.data_wait;
+      write(j);
+      break;
+    case Event::eval:
+      j["event"] = "eval";
+      j["step"] = view.state.step;
+      j["stage"] = view.state.stage;
+      j["split"] = view.split;
+      j["loss"] = view.eval_loss;
+      j["perplexity"] = std::exp(view.eval_loss);
+      if (view.has_ema) j["ema_loss"] = view.eval_ema_loss;
+      add_cost(j, view);
+      write(j);
+      break;
+    case Event::stage_end:
+      j["event"] = "stage_end";
+      j["step"] = view.state.step;
+      j["stage"] = view.state.stage;
+      j["name"] = view.stage->name;
+      j["steps"] = view.state.stage_step;
+      j["loss"] = view.eval_loss;
+      j["peak_memory"] = view.peak_memory;
+      add_cost(j, view);
+      write(j);
+      break;
+    case Event::run_end:
+      j["event"] = "run_end";
+      j["step"] = view.state.step;
+      j["reason"] = view.reason;
+      j["split"] = view.split;
+      j["loss"] = view.eval_loss;
+      j["perplexity"] = std::exp(view.eval_loss);
+      j["checksum"] = view.checksum;
+      j["peak_memory"] = view.peak_memory;
+      add_cost(j, view);
+      write(j);
+      break;
+    default:
+      break;
+  }
+}
+
+ProgressRecorder::ProgressRecorder(const std::filesystem::path& run, bool quiet)
+    : log_(run / "log.txt", std::ios::app), progress_(std::cerr, progress_options(quiet, &log_)) {}
+
+void ProgressRecorder::on(Event event, const LoopView& view) {
+  switch (event) {
+    case Event::run_start:
+      if (view.resumed) progress_.print("continuing at step " + std::to_string(view.state.step));
+      break;
+    case Event::stage_start: {
+      std::ostringstream text;
+      text << "stage " << view.state.stage + 1;
+      if (view.stages > 0) text << "/" << view.stages;
+      text << " \"" << view.stage->name
+           << "\": " << format_count(static_cast<double>(view.model->params().parameter_count())) << " parameters, "
+           << stage_note(*view.stage) << ", " << view.stage_steps << " steps";
+      progress_.print(text.str());
+      smooth_seconds_ = 0;
+      break;
+    }
+    case Event::step_done: {
+      smooth_seconds_ = smooth_seconds_ > 0 ? 0.9 * smooth_seconds_ + 0.1 * view.step_seconds : view.step_seconds;
+      ProgressState s;
+      s.step = view.state.stage_step;
+      s.steps = view.stage_steps;
+      s.epoch = view.steps_per_epoch > 0 ? static_cast<double>(view.state.stage_step) / view.steps_per_epoch : kUnknown;
+      s.stage = view.state.stage + 1;
+      s.stages = std::max(1, view.stages);
+      if (view.stages != 1) s.stage_note = stage_note(*view.stage);
+      s.loss = view.loss;
+      s.grad_norm = view.grad_norm;
+      s.lr = view.lr;
+      s.step_seconds = smooth_seconds_;
+      if (view.ceiling > 0) s.peak_share = view.step_flops / smooth_seconds_ / view.ceiling;
+      s.rate = view.tokens_per_second * view.step_seconds / smooth_seconds_;
+      s.eta_seconds = smooth_seconds_ * static_cast<double>(view.stage_steps - view.state.stage_step);
+      progress_.update(s, steady_seconds());
+      break;
+    }
+    case Event::eval: {
+      std::ostringstream text;
+      text << "step " << view.state.step << "  " << view.split << " loss " << format_loss(view.eval_loss)
+           << "  perplexity " << format_loss(std::exp(view.eval_loss));
+      if (view.has_ema) text << "  (averaged weights: loss " << format_loss(view.eval_ema_loss) << ")";
+      progress_.print(text.str());
+      break;
+    }
+    case Event::run_end: {
+      const Spent& s = view.state.spent;
+      std::ostringstream text;
+      text << "done: " << view.state.step << " steps, " << format_count(static_cast<double>(s.tokens)) << " tokens, "
+           << format_flops(s.flops) << ", " << format_duration(s.seconds) << ", peak memory "
+           << human_bytes(view.peak_memory) << "; " << view.split << " loss " << format_loss(view.eval_loss)
+           << ", perplexity " << format_loss(std::exp(view.eval_loss));
+      progress_.finish();
+      progress_.print(text.str());
+      break;
+    }
+    default:
+      break;
+  }
+}
+
+}  // namespace accrete

@@ -1,0 +1,47 @@
+// Observers that every run has: metrics.jsonl and TensorBoard, the progress line, and the page report.html at the end.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "training/events.h"
+#include "training/metrics.h"
+#include "training/progress.h"
+#include "training/tensorboard.h"
+
+namespace accrete {
+
+// Writes RUN/metrics.jsonl and RUN/tb/. `keep`: bytes of an earlier metrics.jsonl that stay (from the checkpoint).
+class MetricsRecorder : public Observer {
+ public:
+  MetricsRecorder(const std::filesystem::path& run, uint64_t keep, int64_t resumed_step);
+  void on(Event event, const LoopView& view) override;
+  uint64_t position() const { return metrics_.position(); }
+
+ private:
+  void write(const Json& event);
+
+  MetricsWriter metrics_;
+  EventWriter curves_;
+};
+
+// The line on the terminal, and RUN/log.txt.
+class ProgressRecorder : public Observer {
+ public:
+  ProgressRecorder(const std::filesystem::path& run, bool quiet);
+  void on(Event event, const LoopView& view) override;
+  void print(const std::string& line) { progress_.print(line); }
+  void finish() { progress_.finish(); }
+
+ private:
+  std::ofstream log_;
+  Progress progress_;
+  double smooth_seconds_ = 0;  // of a step, for a steady estimate of the remaining time
+  int shown_stage_ = -1;
+};
+
+// "4 blocks, width 192, length 256": what a person wants to know of a stage.
+std::string stage_note(const Stage& stage);
+
+}  // namespace accrete
