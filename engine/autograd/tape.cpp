@@ -66,6 +66,23 @@ Tensor BackwardContext::take_pending(size_t i) const {
   return std::exchange(meta->node->grads[meta->output], Tensor());
 }
 
+Node::~Node() {
+  // The inputs of a node own their producers. The outermost destructor empties a list that the inner ones only add to.
+  thread_local std::vector<std::vector<Tensor>>* list = nullptr;
+  if (list) {
+    list->push_back(std::move(inputs));
+    return;
+  }
+  std::vector<std::vector<Tensor>> todo;
+  list = &todo;
+  todo.push_back(std::move(inputs));
+  while (!todo.empty()) {
+    const std::vector<Tensor> next = std::move(todo.back());
+    todo.pop_back();
+  }
+  list = nullptr;
+}
+
 // ---- Tape, scopes
 // -----------------------------------------------------------------------------------------------------
 
@@ -240,6 +257,18 @@ void accumulate_leaf(GradMeta& meta, const Tensor& leaf, Tensor g) {
   meta.grad.bump_version("backward");
 }
 
+// What runs in backward belongs to the module of the op it differentiates.
+class ModuleRestored {
+ public:
+  explicit ModuleRestored(const std::string& path) : before_(std::exchange(module_path, path)) {}
+  ~ModuleRestored() { module_path = std::move(before_); }
+  ModuleRestored(const ModuleRestored&) = delete;
+  ModuleRestored& operator=(const ModuleRestored&) = delete;
+
+ private:
+  std::string before_;
+};
+
 struct Newest {
   bool operator()(const std::shared_ptr<Node>& a, const std::shared_ptr<Node>& b) const {
     return a->counter < b->counter;
@@ -287,6 +316,7 @@ class BackwardPass {
   }
 
   void run(Node& node) {
+    const ModuleRestored module(node.module);
     Grads dy = std::move(node.grads);
     node.grads.clear();
     for (size_t i = 0; i < dy.size(); ++i) {
@@ -296,7 +326,6 @@ class BackwardPass {
     }
     metas_.erase(&node);
     const double begin = tape_ && tape_->options_.profile ? now_seconds() : 0;
-    const ModuleScope scope(node.module);
     Grads dx = node.backward(BackwardContext(node, dy));
     if (tape_) {
       tape_->cost_.backward_flops += node.cost.backward_flops;

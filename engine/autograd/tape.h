@@ -71,6 +71,11 @@ using BackwardFn = std::function<Grads(const BackwardContext&)>;
 
 // One recorded op.
 struct Node {
+  Node() = default;
+  ~Node();  // frees the chain of producers in a loop: a deep graph must not recurse
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
   uint64_t counter = 0;
   std::string name;            // of the op
   std::string module;          // path of the module that called it, e.g. "blocks.3.attn"
