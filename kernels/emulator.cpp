@@ -60,7 +60,9 @@ std::string text(const Where& w) {
   return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(w.line());
 }
 std::string text(const dim3& d) {
-  return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+  char buffer[48];
+  std::snprintf(buffer, sizeof buffer, "(%u, %u, %u)", d.x, d.y, d.z);
+  return buffer;
 }
 std::string hex(uint32_t v) {
   char buffer[16];
