@@ -1,0 +1,191 @@
+// Optimizer kernels on the emulator (three warp orders) and the CPU, three steps each, against the formulas of
+// kernels/optimizer.h in double precision.
+#include <functional>
+
+#include "kernel_reference.h"
+#include "kernels/optimizer.h"
+
+using namespace accrete;
+using namespace accrete::kernels;
+using namespace accrete::reference;
+using Values = std::vector<double>;
+
+namespace {
+
+constexpr int kSteps = 3;
+const int64_t kSizes[] = {0, 1, 33, 3000};
+const Tolerance kClose{1e-6, 1e-5};  // f32 state over three steps
+const double kClip = 0.7;            // the factor on the gradients
+
+// What every optimizer test needs: parameters, two states, a gradient per step.
+struct Problem {
+  int64_t n;
+  Values p, m, v, g[kSteps];
+  explicit Problem(int64_t size) : n(size), p(random_values<float>(n, 50)), m(n), v(n) {
+    for (int t = 0; t < kSteps; ++t) g[t] = random_values<float>(n, 51 + t);
+    if (n > 0) g[0][0] = g[1][0] = g[2][0] = 0.0;  // sign(0) = 0, 0 / (0 + eps) = 0
+  }
+};
+
+Values rounded_to_bf16(const Values& x) {
+  Values y;
+  for (double v : x) y.push_back(to_float(from_float<bf16>(static_cast<float>(v))));
+  return y;
+}
+
+// Runs step(t, i, p, m, v, g) in double and `kernel` on every backend; compares p, its bf16 copy, m and v.
+template <class Kernel>
+void compare(const std::function<void(int, double&, double&, double&, double)>& step, Kernel kernel) {
+  for (int64_t n : kSizes) {
+    const Problem start(n);
+    Problem want = start;
+    for (int t = 0; t < kSteps; ++t)
+      for (int64_t i = 0; i < n; ++i)
+        step(t + 1, want.p[i], want.m[i], want.v[i], static_cast<float>(kClip) * start.g[t][i]);
+    on_backends([&](const auto& ctx, SameBits& same) {
+      for (bool with_copy : {true, false}) {
+        Buffer<float> p(start.p, !with_copy), m(start.m), v(start.v), clip(Values{kClip});
+        Buffer<bf16> copy(n);
+        for (int t = 0; t < kSteps; ++t) {
+          Buffer<float> g(start.g[t]);
+          kernel(ctx, t + 1, p.p(), with_copy ? copy.p() : nullptr, m.p(), v.p(), g.p(), clip.p(), n);
+        }
+        check_buffer("p", p, want.p, kClose);
+        check_buffer("m", m, want.m, kClose);
+        check_buffer("v", v, want.v, kClose);
+        if (with_copy) check_buffer("copy", copy, rounded_to_bf16(p.values()), kExact);
+        same(p.values()), same(m.values());
+      }
+    });
+  }
+}
+
+AdamWSettings adam_settings(bool bias_correction, int64_t step) {
+  AdamWSettings s;
+  s.lr = 0.01f, s.beta1 = 0.9f, s.beta2 = 0.98f, s.eps = 1e-6f, s.weight_decay = 0.1f;
+  s.bias_correction = bias_correction, s.step = step;
+  return s;
+}
+
+double adam_direction(const AdamWSettings& s, double& m, double& v, double g) {
+  m = s.beta1 * m + (1 - s.beta1) * g;
+  v = s.beta2 * v + (1 - s.beta2) * g * g;
+  const double c1 = s.bias_correction ? 1 - std::pow(s.beta1, s.step) : 1;
+  const double c2 = s.bias_correction ? 1 - std::pow(s.beta2, s.step) : 1;
+  return m / c1 / (std::sqrt(v / c2) + s.eps);
+}
+
+}  // namespace
+
+TEST_CASE("AdamW in PyTorch's order and BERT's Adam") {
+  for (bool correction : {true, false}) {
+    compare(
+        [&](int t, double& p, double& m, double& v, double g) {
+          const AdamWSettings s = adam_settings(correction, t);
+          const double u = adam_direction(s, m, v, g);
+          p = correction ? p * (1 - s.lr * s.weight_decay) - s.lr * u : p - s.lr * (u + s.weight_decay * p);
+        },
+        [&](const auto& ctx, int t, float* p, bf16* copy, float* m, float* v, const float* g, const float* clip,
+            int64_t n) { adamw_step(ctx, p, copy, m, v, g, clip, n, adam_settings(correction, t)); });
+  }
+}
+
+TEST_CASE("LAMB: direction and trust ratio") {
+  for (bool adapt : {true, false}) {
+    const double trust = adapt ? std::sqrt(9.0f) / std::sqrt(2.25f) : 1.0;
+    compare(
+        [&](int t, double& p, double& m, double& v, double g) {
+          const AdamWSettings s = adam_settings(true, t);
+          p -= s.lr * trust * (adam_direction(s, m, v, g) + s.weight_decay * p);
+        },
+        [&](const auto& ctx, int t, float* p, bf16* copy, float* m, float* v, const float* g, const float* clip,
+            int64_t n) {
+          Buffer<float> u(n), p_norm2(Values{9.0}), u_norm2(Values{2.25});
+          lamb_direction(ctx, u.p(), m, v, p, g, clip, n, adam_settings(true, t));
+          lamb_apply(ctx, p, copy, u.p(), p_norm2.p(), u_norm2.p(), 0.01f, adapt, n);
+        });
+  }
+}
+
+TEST_CASE("LAMB's trust ratio is 1 when a norm is 0") {
+  on_backends([&](const auto& ctx, SameBits&) {
+    for (const auto& [a, b] : {std::pair{0.0, 4.0}, std::pair{4.0, 0.0}}) {
+      Buffer<float> p(Values{1.0}), u(Values{0.5}), p_norm2(Values{a}), u_norm2(Values{b});
+      lamb_apply(ctx, p.p(), static_cast<bf16*>(nullptr), u.p(), p_norm2.p(), u_norm2.p(), 0.5f, true, 1);
+      check_buffer("p", p, {0.75}, kExact);
+    }
+  });
+}
+
+TEST_CASE("SGD with momentum, plain and Nesterov") {
+  for (bool nesterov : {false, true}) {
+    const float lr = 0.05f, momentum = 0.9f, decay = 0.01f;
+    compare(
+        [&](int, double& p, double& m, double&, double g) {
+          g += decay * p;
+          m = momentum * m + g;
+          p -= lr * (nesterov ? g + momentum * m : m);
+        },
+        [&](const auto& ctx, int, float* p, bf16* copy, float* m, float*, const float* g, const float* clip,
+            int64_t n) { sgd_step(ctx, p, copy, m, g, clip, n, lr, momentum, decay, nesterov); });
+  }
+}
+
+TEST_CASE("Lion") {
+  const float lr = 0.003f, beta1 = 0.9f, beta2 = 0.99f, decay = 0.1f;
+  compare(
+      [&](int, double& p, double& m, double&, double g) {
+        const double c = beta1 * m + (1 - beta1) * g;
+        p -= lr * ((c > 0) - (c < 0) + decay * p);
+        m = beta2 * m + (1 - beta2) * g;
+      },
+      [&](const auto& ctx, int, float* p, bf16* copy, float* m, float*, const float* g, const float* clip, int64_t n) {
+        lion_step(ctx, p, copy, m, g, clip, n, lr, beta1, beta2, decay);
+      });
+}
+
+TEST_CASE("Muon's momentum, followed by the decayed update") {
+  for (bool nesterov : {false, true}) {
+    const float lr = 0.02f, momentum = 0.95f, scale = 0.2f, decay = 0.1f;
+    compare(
+        [&](int, double& p, double& m, double&, double g) {
+          m = momentum * m + g;
+          p = p * (1 - lr * decay) - lr * scale * (nesterov ? g + momentum * m : m);
+        },
+        [&](const auto& ctx, int, float* p, bf16* copy, float* m, float*, const float* g, const float* clip,
+            int64_t n) {
+          Buffer<float> u(n);
+          muon_momentum(ctx, u.p(), m, g, clip, n, momentum, nesterov);
+          decayed_axpy(ctx, p, copy, u.p(), lr, scale, decay, n);
+        });
+  }
+}
+
+TEST_CASE("moving average") {
+  for (int64_t n : kSizes) {
+    const Values e = random_values<float>(n, 60), p = random_values<float>(n, 61);
+    Values want(n);
+    for (int64_t i = 0; i < n; ++i) want[i] = 0.75 * e[i] + 0.25 * p[i];
+    on_backends([&](const auto& ctx, SameBits&) {
+      Buffer<float> be(e), bp(p, 1);
+      ema_update(ctx, be.p(), bp.p(), 0.75f, n);
+      check_buffer("e", be, want, kClose);
+    });
+  }
+}
+
+TEST_CASE("clipping factor") {
+  struct Case {
+    double norm2;
+    float max_norm;
+    double factor;
+  };
+  for (const Case& c : {Case{4.0, 1.0f, 1.0 / (2.0 + 1e-6)}, Case{0.25, 1.0f, 1.0}, Case{0.0, 1.0f, 1.0},
+                        Case{9.0, 0.0f, 1.0}, Case{NAN, 1.0f, NAN}, Case{INFINITY, 1.0f, 0.0}}) {
+    on_backends([&](const auto& ctx, SameBits&) {
+      Buffer<float> out(1), norm2(Values{c.norm2});
+      clip_factor(ctx, out.p(), norm2.p(), c.max_norm);
+      check_buffer("factor", out, {c.factor}, {0.0, 2e-7});
+    });
+  }
+}
