@@ -121,9 +121,9 @@ inline Vec exp(Vec x) {
 // store(y + i, f<V>(i)) for i = begin .. end-1 without dependence between elements.
 template <class F>
 inline void each(int64_t begin, int64_t end, const F& f) {
-  int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) f.template operator()<Vec>(i);
-  for (; i < end; ++i) f.template operator()<float>(i);
+  const int64_t whole = begin + (end - begin) / kLanes * kLanes;
+  for (int64_t i = begin; i < whole; i += kLanes) f.template operator()<Vec>(i);
+  for (int64_t i = whole; i < end; ++i) f.template operator()<float>(i);
 }
 
 // sum of f<V>(i) for i = 0 .. n-1, in four vector accumulators and a fixed order.
