@@ -20,7 +20,7 @@ void encode(const std::string& tokenizer_name, const std::string& in, const std:
             const EncodeOptions& options, const ReportOptions& report) {
   const auto tokenizer = named_tokenizer(tokenizer_name);
   const TextFile text(in);
-  if (text.invalid_sequences() > 0)
+  if (text.invalid_sequences() > 0 && !options.refuse_invalid)
     report.log(in + ": " + std::to_string(text.invalid_sequences()) + " byte sequences are not UTF-8");
   const std::vector<int32_t> ids = tokenizer->encode(text.bytes(), options);
   const int width = token_width(tokenizer->vocab_size());
