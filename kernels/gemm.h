@@ -1,6 +1,7 @@
 // Matrix products.   C (+)= op(A) op(B) (+ bias),  row-major, leading dimensions in elements.
 // Cpu: oneDNN (f32 and bf16 on AMX / AVX-512), or the portable blocked product where oneDNN is absent.
-// Cuda: cuBLASLt. Emu: the same as Cpu.
+// Cuda: cuBLASLt. Emu: the same as Cpu. A library may split a sum between threads: the same number of threads gives the
+// same bits, another number may not.
 #pragma once
 
 #include "kernels/device.h"
