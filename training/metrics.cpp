@@ -54,6 +54,11 @@ double metric(const Json& event, const std::string& key) {
   return *found == "-inf" ? -infinity : nan;
 }
 
+std::string event_text(const Json& event, const std::string& key, const std::string& otherwise) {
+  const auto found = event.find(key);
+  return found != event.end() && found->is_string() ? found->get<std::string>() : otherwise;
+}
+
 std::vector<Json> read_metrics(const std::filesystem::path& path) {
   const MappedFile file(path);
   std::vector<Json> events;

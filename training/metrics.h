@@ -32,6 +32,9 @@ std::string metrics_line(const Json& event);
 // The value of a metric: a number, or NaN / infinity written as text; NaN when the key is absent or something else.
 double metric(const Json& event, const std::string& key);
 
+// A text of an event; `otherwise` when the key is absent or no text.
+std::string event_text(const Json& event, const std::string& key, const std::string& otherwise);
+
 // All events of a file. An incomplete last line (the run was killed, or is writing it) is ignored; any other bad line
 // is an Error.
 std::vector<Json> read_metrics(const std::filesystem::path& path);

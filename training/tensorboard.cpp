@@ -114,10 +114,10 @@ void EventWriter::scalar(std::string_view tag, double value, int64_t step, doubl
 }
 
 void EventWriter::add(const Json& event, double wall_time) {
-  const std::string kind = event.value("event", "");
+  const std::string kind = event_text(event, "event", "");
   if ((kind != "step" && kind != "eval") || !event.contains("step")) return;
   const int64_t step = event["step"].get<int64_t>();
-  const std::string group = kind == "step" ? "train" : event.value("split", "eval");
+  const std::string group = kind == "step" ? "train" : event_text(event, "split", "eval");
   std::string records;  // all values of one event in one write
   for (const auto& [key, value] : event.items()) {
     if (key == "step" || key == "stage" || !value.is_number()) continue;
