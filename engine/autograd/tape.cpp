@@ -20,6 +20,9 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Memory from outside the allocator (a mapped file) counts as data.
+Segment segment_of(const Tensor& t) { return t.storage()->block ? t.storage()->block->segment : Segment::data; }
+
 // Adds gradient b to a. Reuses a's memory when nobody else holds it.
 Tensor add_grads(Tensor a, const Tensor& b) {
   check(a.shape() == b.shape() && a.dtype() == b.dtype(), "backward", "two gradients of one tensor differ; ", a.shape(),
@@ -163,9 +166,15 @@ std::vector<Tensor> record(std::string_view name, std::vector<Tensor> outputs, s
     node->seconds = t - tape->last_mark_;
     tape->last_mark_ = t;
   }
-  for (const Tensor& x : inputs) node->inputs.push_back(x.stripped());
+  for (const Tensor& x : inputs) {
+    if (tape->options_.keep_nodes) node->present.push_back(x.defined());
+    node->inputs.push_back(x.stripped());
+  }
   if (wanted) {
     node->saved_bytes = saved.bytes();
+    if (tape->options_.keep_nodes)
+      for (const Tensor& t : saved.tensors())
+        if (t.defined()) node->kept.push_back({t.shape(), t.dtype(), segment_of(t), t.storage()});
     node->saved = std::move(saved);
     node->saved.set_owner(name);
     node->backward = std::move(fn);

@@ -35,6 +35,7 @@ class Saved {
   size_t size() const { return tensors_.size(); }
   int64_t bytes() const;
   void clear() { tensors_.clear(); }
+  const std::vector<Tensor>& tensors() const { return tensors_; }
   void set_owner(std::string_view op) { owner_ = op; }
 
  private:
@@ -87,6 +88,16 @@ struct Node {
   Cost cost;
   double seconds = 0, backward_seconds = 0;  // when the tape profiles
   int64_t saved_bytes = 0;
+  // What `saved` holds, as long as somebody looks (keep_nodes). The memory is only an identity: two ops that keep the
+  // same tensor keep it once.
+  struct Kept {
+    Shape shape;
+    DType dtype = DType::f32;
+    Segment segment = Segment::activations;
+    const void* memory = nullptr;
+  };
+  std::vector<Kept> kept;
+  std::vector<bool> present;  // with keep_nodes: false for an input that was left out (no bias)
   bool done = false;
   // Gradients of the outputs that have arrived so far.
   Grads grads;

@@ -90,6 +90,8 @@ class Tensor {
   void bump_version(const char* writer) const;
   const char* last_writer() const { return storage_ ? storage_->last_writer : ""; }
   bool same_storage(const Tensor& other) const { return storage_ == other.storage_; }
+  // Identity of the memory, for accounts of who keeps what; null for a stripped tensor.
+  const Storage* storage() const { return storage_.get(); }
   // True when nobody else holds this memory, so that it may be overwritten.
   bool unique() const { return storage_ && storage_.use_count() == 1; }
 
