@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "models/gpt_hf.h"
+#include "tests/program_testing.h"
 
 namespace accrete {
 
@@ -72,20 +73,6 @@ struct Golden {
     b.inputs = Tensor::from(ids, shape("ids"), device);
     b.targets = Tensor::from(targets, shape("ids"), device);
     return b;
-  }
-};
-
-// A folder that is empty at the start and gone at the end.
-struct TemporaryFolder {
-  std::filesystem::path path;
-  explicit TemporaryFolder(const std::string& name)
-      : path(std::filesystem::path(ACCRETE_BINARY_DIR) / ("tmp-" + name)) {
-    std::filesystem::remove_all(path);
-    std::filesystem::create_directories(path);
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
   }
 };
 
