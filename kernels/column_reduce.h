@@ -76,7 +76,7 @@ void column_reduce(const Gpu& ctx, const ColumnSums<K>& out, const Term& term, i
   ACCRETE_LAUNCH(column_sum_kernel<K, Term>, grid, dim3{kWarpSize, kBlockWarps}, 0, ctx, out, term, rows, cols,
                  chunk_rows);
   if (chunks > 1) {
-    ACCRETE_LAUNCH(column_finish_kernel<K>, dim3{blocks_for(cols, kBlockSize, 1 << 30)}, dim3{kBlockSize}, 0, ctx, out,
+    ACCRETE_LAUNCH(column_finish_kernel<K>, dim3{blocks_covering(cols, kBlockSize)}, dim3{kBlockSize}, 0, ctx, out,
                    cols, chunks);
   }
 }

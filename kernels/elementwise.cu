@@ -57,7 +57,7 @@ template <class T, bool kMultiply>
 void column_op(const Gpu& ctx, T* y, const T* x, const float* v, int64_t rows, int64_t cols) {
   if (rows <= 0 || cols <= 0) return;
   constexpr int W = kLaneWidth<T>;
-  const uint32_t across = blocks_for(cols, W * kWarpSize, 1 << 30);
+  const uint32_t across = blocks_covering(cols, W * kWarpSize);
   const dim3 grid{across, blocks_for(rows, kBlockWarps, 1 + 4096 / across)};
   const dim3 block{kWarpSize, kBlockWarps};
   if (wide_rows(y, W, cols) && wide_rows(x, W, cols)) {

@@ -109,7 +109,7 @@ void embedding_backward(const Gpu& ctx, float* d_tokens, float* d_positions, con
   if (d_tokens) {
     ACCRETE_LAUNCH(zero_kernel, dim3{blocks_for(V, kBlockSize)}, block, 0, ctx, scratch, V);
     ACCRETE_LAUNCH(count_kernel, dim3{blocks_for(N, kBlockSize)}, block, 0, ctx, scratch, ids, N);
-    const dim3 grid{RowTeam<false>::blocks(V), blocks_for(C, kWarpSize * W, 65535)};
+    const dim3 grid{RowTeam<false>::blocks(V), blocks_covering(C, kWarpSize * W)};
     if (wide_rows(dy, W, C)) {
       ACCRETE_LAUNCH(token_gradient_kernel<T, true>, grid, block, 0, ctx, d_tokens, dy, ids, scratch, N, C, V);
     } else {

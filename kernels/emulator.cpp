@@ -17,6 +17,7 @@
 namespace accrete::kernels {
 
 constinit thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+constinit thread_local int64_t emulated_grid_limit = int64_t{1} << 40;
 
 namespace emu {
 namespace {

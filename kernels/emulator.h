@@ -59,6 +59,10 @@ using EmulatorTrace = std::function<void(const TraceEvent&)>;
 // Sends events of later launches of this thread to `trace`; an empty function switches tracing off.
 void set_emulator_trace(EmulatorTrace trace);
 
+// Upper bound of grids that may have any size (blocks_for in launch.h). Tests lower it, so that small inputs too reach
+// the second round of grid-stride loops.
+extern constinit thread_local int64_t emulated_grid_limit;
+
 namespace emu {
 
 using Where = std::source_location;

@@ -124,10 +124,17 @@ constexpr int64_t shared_bytes(int64_t size) {
   return (size * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
 }
 
-// Blocks for `items` work items, `per_block` each: at least 1, at most `limit` (kernels loop over the rest).
+// Blocks that cover `items` work items, `per_block` each; at least 1.
+inline uint32_t blocks_covering(int64_t items, int64_t per_block) {
+  return static_cast<uint32_t>(items <= per_block ? 1 : (items + per_block - 1) / per_block);
+}
+
+// The same, but at most `limit`: for kernels that loop over what is left (grid-stride).
 inline uint32_t blocks_for(int64_t items, int64_t per_block, int64_t limit = 4096) {
-  const int64_t blocks = (items + per_block - 1) / per_block;
-  return static_cast<uint32_t>(blocks < 1 ? 1 : blocks > limit ? limit : blocks);
+#if !defined(__CUDACC__)
+  if (limit > emulated_grid_limit) limit = emulated_grid_limit;
+#endif
+  return items > limit * per_block ? static_cast<uint32_t>(limit) : blocks_covering(items, per_block);
 }
 
 }  // namespace accrete::kernels

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "kernels/emulator.h"
 #include "kernels/types.h"
 
 namespace accrete::reference {
@@ -140,7 +141,7 @@ class SameBits {
   size_t next_ = 0;
 };
 
-// fn(context, same): Emu in three warp orders, then Cpu. fn hands its results to `same`.
+// fn(context, same): Emu in three warp orders, Emu with tiny grids, then Cpu. fn hands its results to `same`.
 template <class Fn>
 void on_backends(Fn fn) {
   SameBits emulated, cpu;
@@ -149,6 +150,18 @@ void on_backends(Fn fn) {
     INFO("emulator, warp order " << static_cast<int>(order));
     emulated.restart();
     fn(Emu{order}, emulated);
+  }
+#endif
+#if defined(ACCRETE_WITH_EMULATOR)
+  {
+    INFO("emulator, grids of at most two blocks");
+    struct Restore {
+      int64_t before = kernels::emulated_grid_limit;
+      ~Restore() { kernels::emulated_grid_limit = before; }
+    } restore;
+    kernels::emulated_grid_limit = 2;
+    SameBits small;
+    fn(Emu{WarpOrder::shuffled}, small);
   }
 #endif
   INFO("cpu");
