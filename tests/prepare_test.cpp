@@ -245,3 +245,35 @@ TEST_CASE("prepare text on WikiText-2: the published word and line counts") {
   CHECK(meta.splits.at("test").text.words == 241211);
   CHECK(meta.splits.at("test").text.bytes == 1256449);
 }
+
+TEST_CASE("download.sh: a mirror, an archive, a wrong file, a name that does not exist") {
+  const TempFolder folder;
+  const std::string script = ACCRETE_SOURCE_DIR "/data/download.sh";
+  // The real script with the checksum of an archive made here.
+  const RunResult result =
+      run(in_folder(folder,
+                    "mkdir -p m cifar-10-batches-bin && echo records > cifar-10-batches-bin/test_batch.bin && "
+                    "tar czf m/cifar-10-binary.tar.gz cifar-10-batches-bin && sum=$(md5sum m/*.gz | cut -d' ' -f1) && "
+                    "sed s/c32a1d4ab5d03f1284b67883e8d87530/$sum/ '" +
+                        script +
+                        "' > copy.sh && "
+                        "bash copy.sh cifar10 --out got --mirror file://$PWD/m && bash copy.sh cifar10 --out got "
+                        "--mirror file:///x"));
+  CAPTURE(result.err);
+  CHECK(result.exit_code == 0);
+  CHECK(file_bytes(folder / "got/test_batch.bin") == "records\n");
+  CHECK(result.out.find("already here") != std::string::npos);  // the second time nothing is fetched
+
+  const RunResult wrong = run(in_folder(folder, "bash '" + script + "' cifar10 --out bad --mirror file://$PWD/m"));
+  CHECK(wrong.exit_code == 1);
+  CHECK(wrong.err.find("its checksum differs from md5:c32a1d4a") != std::string::npos);
+  CHECK(fs::is_empty(folder / "bad"));
+  refused("bash '" + script + "' imagenet", "unknown data set \"imagenet\"; expected one of: wikitext-2");
+
+  const fs::path text = shared_file("text/tinyshakespeare/input.txt");
+  if (text.empty() || text.extension() == ".gz") return;  // a packed file is not the one that is checked
+  CHECK(run("bash '" + script + "' tinyshakespeare --out '" + (folder / "ts").string() + "' --mirror 'file://" +
+            text.parent_path().string() + "'")
+            .exit_code == 0);
+  CHECK(fs::file_size(folder / "ts/input.txt") == 1115394);
+}
