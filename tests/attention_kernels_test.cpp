@@ -2,8 +2,8 @@
 // the whole matrix of probabilities in double precision.
 #include <algorithm>
 
-#include "kernel_reference.h"
 #include "kernels/attention.h"
+#include "tests/kernel_reference.h"
 
 using namespace accrete;
 using namespace accrete::kernels;

@@ -6,7 +6,6 @@
 #include <functional>
 #include <vector>
 
-#include "kernel_reference.h"
 #include "kernels/cast.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
@@ -19,6 +18,7 @@
 #include "kernels/reduce.h"
 #include "kernels/softmax.h"
 #include "kernels/unary.h"
+#include "tests/kernel_reference.h"
 
 using namespace accrete;
 using namespace accrete::kernels;

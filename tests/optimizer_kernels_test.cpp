@@ -2,8 +2,8 @@
 // kernels/optimizer.h in double precision.
 #include <functional>
 
-#include "kernel_reference.h"
 #include "kernels/optimizer.h"
+#include "tests/kernel_reference.h"
 
 using namespace accrete;
 using namespace accrete::kernels;
