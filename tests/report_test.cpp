@@ -69,7 +69,7 @@ RunRecord falling(const std::string& name, double slope, int steps) {
 
 TEST_CASE("hostile text stays text") {
   const std::string attack = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--";
-  RunRecord run{attack, {{attack, attack}, {"command", attack}}, {}};
+  RunRecord run{attack, {{attack, attack}, {"command", {attack, attack}}, {"device", attack}, {"threads", attack}}, {}};
   run.events = {{{"event", "stage_start"}, {"name", attack}, {"step", 0}},
                 {{"event", "step"}, {"step", 1}, {"loss", 1.0}, {attack, 2.0}},
                 {{"event", "eval"}, {"step", 1}, {"split", attack}, {"loss", 1.0}},

@@ -39,8 +39,9 @@ constexpr Known kCharts[] = {{"loss", "Loss", ""},
                              {"memory", "Memory", "bytes"},
                              {"data_wait", "Waiting for data", "seconds"}};
 
+// Keys that are no curve: what stands on the axes, and the cost of evaluations.
 bool is_axis(const std::string& key) {
-  return std::ranges::any_of(kAxes, [&](const Axis& axis) { return key == axis.key; });
+  return key == "eval_flops" || std::ranges::any_of(kAxes, [&](const Axis& axis) { return key == axis.key; });
 }
 
 // Six significant digits: what a curve can show, in a third of the bytes.
@@ -146,7 +147,7 @@ Json page_data(const std::vector<RunRecord>& runs) {
                               {"title", title},
                               {"unit", unit},
                               {"wide", data["charts"].empty()},
-                              {"noisy", key != "lr" && key != "memory"}});
+                              {"noisy", key != "lr" && key != "memory" && key != "data_wait"}});
   };
   for (const auto& [key, title, unit] : kCharts)
     if (std::erase(others, key)) add_chart(key, title, unit);
@@ -188,9 +189,12 @@ double largest(const RunRecord& run, const std::string& key) {
   return best;
 }
 
+// A number with its unit in smaller letters, under a label.
 std::string card(const std::string& label, const std::string& value, const std::string& note = "") {
+  const size_t space = std::min(value.find(' '), value.size());
+  const std::string unit = space < value.size() ? "<small>" + html_escape(value.substr(space)) + "</small>" : "";
   return "<div class=\"card\"><div class=\"label\">" + html_escape(label) + "</div><div class=\"value\">" +
-         html_escape(value) + "</div><div class=\"note\">" + html_escape(note) + "</div></div>";
+         html_escape(value.substr(0, space)) + unit + "</div><div class=\"note\">" + html_escape(note) + "</div></div>";
 }
 
 // The numbers that a reader looks for first.
@@ -351,7 +355,7 @@ std::string saving(double value, double baseline) {
   return std::string("<td class=\"n") + mark + "\">" + (std::abs(change) <= 0.0005 ? "\u00b10 %" : text) + "</td>";
 }
 
-std::string comparison(const std::vector<RunRecord>& runs, const ReportOptions& options) {
+std::string comparison(const std::vector<RunRecord>& runs, const ReportSettings& options) {
   const auto rows = cost_to_baseline(runs, options.baseline, options.metric);
   const CostRow& base = rows[options.baseline];
   const std::string split = main_split(runs[options.baseline]);
@@ -398,11 +402,22 @@ std::string config_differences(const std::vector<RunRecord>& runs, size_t baseli
   return rows.empty() ? "" : table(heads({"run", "setting", "baseline", "this run"}, 4) + rows);
 }
 
+// The command line and the machine, as far as config.json tells them.
 std::string subtitle(const RunRecord& run) {
   std::string text;
-  for (const char* key : {"command", "device", "version"})
-    if (run.config.contains(key) && run.config[key].is_string())
-      text += (text.empty() ? "" : " \u00b7 ") + run.config[key].get<std::string>();
+  const auto add = [&](const std::string& part) { text += (text.empty() || part.empty() ? "" : " \u00b7 ") + part; };
+  if (const auto command = run.config.find("command"); command != run.config.end() && command->is_array()) {
+    std::string line;
+    for (const auto& word : *command) {
+      const std::string plain = word.is_string() ? word.get<std::string>() : word.dump();
+      line += line.empty() ? std::filesystem::path(plain).filename().string() : " " + plain;
+    }
+    add(line);
+  }
+  add(event_text(run.config, "device", ""));
+  if (const double threads = metric(run.config, "threads"); std::isfinite(threads))
+    add(format_count(threads) + (threads == 1 ? " thread" : " threads"));
+  if (const std::string version = event_text(run.config, "accrete", ""); !version.empty()) add("accrete " + version);
   return text.empty() ? "" : "<p class=\"soft\">" + html_escape(text) + "</p>\n";
 }
 
@@ -422,7 +437,7 @@ std::vector<CostRow> cost_to_baseline(const std::vector<RunRecord>& runs, size_t
   return rows;
 }
 
-std::string report_html(const std::vector<RunRecord>& runs, const ReportOptions& options) {
+std::string report_html(const std::vector<RunRecord>& runs, const ReportSettings& options) {
   check(!runs.empty(), "report", "there is no run to report");
   const bool single = runs.size() == 1;
   const std::string title = !options.title.empty() ? options.title
@@ -447,7 +462,8 @@ std::string report_html(const std::vector<RunRecord>& runs, const ReportOptions&
   return html_page(title, body, kReportStyle, kReportScript);
 }
 
-void write_report(const std::filesystem::path& path, const std::vector<RunRecord>& runs, const ReportOptions& options) {
+void write_report(const std::filesystem::path& path, const std::vector<RunRecord>& runs,
+                  const ReportSettings& options) {
   write_text(path, report_html(runs, options));
 }
 

@@ -10,7 +10,7 @@
 
 namespace accrete {
 
-struct ReportOptions {
+struct ReportSettings {
   std::string title;            // the name of the run, or "Comparison of N runs", when empty
   size_t baseline = 0;          // the run that the others are compared with
   std::string metric = "loss";  // of the main split: what "as good as the baseline" means
@@ -22,11 +22,11 @@ struct ReportOptions {
 // (means of equal parts), so a page stays small.
 //
 // Events read, beyond those of metrics.h: {"event": "sample", "step", "prompt", "text"} is a piece of generated text.
-std::string report_html(const std::vector<RunRecord>& runs, const ReportOptions& options = {});
+std::string report_html(const std::vector<RunRecord>& runs, const ReportSettings& options = {});
 
 // The same into a file, atomically.
 void write_report(const std::filesystem::path& path, const std::vector<RunRecord>& runs,
-                  const ReportOptions& options = {});
+                  const ReportSettings& options = {});
 
 // What each run spent until it was as good as the baseline at its end.
 struct CostRow {

@@ -14,6 +14,7 @@ const char* const kReportStyle = R"css(
 .cards .label { color: var(--soft); font-size: 13px; }
 .cards .card { padding: 11px 12px; }
 .cards .value { font-size: 20px; white-space: nowrap; font-weight: 600; letter-spacing: -0.02em; font-variant-numeric: tabular-nums; line-height: 1.3; }
+.cards small { font-size: 14px; font-weight: 500; letter-spacing: 0; }
 .cards .note { color: var(--soft); font-size: 12.5px; }
 #controls { display: flex; flex-wrap: wrap; gap: 8px 18px; align-items: center; margin: 26px 0 12px; font-size: 13.5px; }
 .choice { display: inline-flex; background: var(--line); border-radius: 8px; padding: 2px; }
@@ -93,7 +94,7 @@ const format = (v, unit, n = 3) => {
   }
   if (unit === 'share') return digits(v * 100, n) + ' %';
   if (unit === 'count' || Math.abs(v) >= 1e5) return withUnit(v, ['', 'k', 'M', 'G', 'T', 'P', 'E'], n);
-  if (Math.abs(v) < 1e-3) return trim(v.toExponential(n - 1).replace(/\.?0+e/, 'e'));
+  if (Math.abs(v) < 1e-2) return trim(v.toExponential(n - 1).replace(/\.?0+e/, 'e'));
   return digits(v, Math.abs(v) >= 1000 ? 4 : n);
 };
 const axisUnit = () => ({seconds: 'seconds', flops: 'flops'})[state.axis] || 'count';
@@ -101,7 +102,7 @@ const color = (table) => `var(--c${(single ? data.tables.indexOf(table) : table.
 const label = (table) => single ? table.name : data.runs[table.run].name + ' \u00b7 ' + table.name;
 const visible = (table) => !state.hidden.has(single ? 't' + table.name : 'r' + table.run) && !state.hidden.has('t' + table.name);
 
-// Exponential mean, corrected for its start; gaps stay gaps.
+// Exponential mean (a weaker one for short curves, see the call), corrected for its start; gaps stay gaps.
 // It starts anew at each stage, so that what a change of the model did is not blurred.
 const smoothed = (values, weight, steps, starts) => {
   let sum = 0, total = 0, stage = 0;
@@ -168,7 +169,7 @@ class Chart {
       if (!x || !y || !visible(table)) continue;
       const soft = !table.dots && this.spec.noisy && state.smooth > 0 && y.length > 20;
       const starts = data.runs[table.run].stages.map((stage) => stage.step).filter((step) => step !== null);
-      out.push({table, x, y, line: soft ? smoothed(y, state.smooth, table.columns.step, starts) : y, soft});
+      out.push({table, x, y, line: soft ? smoothed(y, state.smooth ** Math.max(1, 600 / y.length), table.columns.step, starts) : y, soft});
     }
     return out;
   }
