@@ -503,3 +503,21 @@ TEST_CASE("a profiling tape times every op") {
     CHECK(node->done);
   }
 }
+
+TEST_CASE("check_finite names the first op that made a NaN, forward or backward, also inside recompute") {
+  const auto found = [](const std::vector<float>& values, bool recomputed) {
+    const Tensor x = require_grad(Tensor::from(values, Shape{3}));
+    const auto root = [](const Tensor& t) {
+      const ModuleScope module("root");
+      return o::unary(o::Unary::sqrt, o::scale(t, 1.0f));
+    };
+    Tape tape(Tape::Options{.check_finite = true});
+    backward(o::sum(recomputed ? recompute(root, x) : root(x)));
+    return tape.first_nonfinite();
+  };
+  for (const bool recomputed : {false, true}) {
+    CHECK(found({1, 2, 3}, recomputed).empty());
+    CHECK(found({1, -2, 3}, recomputed) == "result of op \"sqrt\" in module \"root\", 1 of 3 elements");
+    CHECK(found({1, 0, 0}, recomputed) == "gradient of op \"sqrt\" in module \"root\", 2 of 3 elements");
+  }
+}

@@ -101,6 +101,7 @@ Tape::~Tape() {
     outer_->cost_.bytes += cost_.bytes;
     outer_->cost_.backward_flops += cost_.backward_flops;
     outer_->cost_.backward_bytes += cost_.backward_bytes;
+    if (outer_->first_nonfinite_.empty()) outer_->first_nonfinite_ = std::move(first_nonfinite_);
   }
 }
 
@@ -382,7 +383,7 @@ Tensor recompute(const std::function<Tensor(const Tensor&)>& fn, const Tensor& x
   const bool x_wants = requires_grad(x);
   const Tensor input = x_wants ? x : require_grad(x.detach());
   return record("recompute", y, {input}, Saved{x}, Cost{}, [fn, x_wants](const BackwardContext& ctx) -> Grads {
-    Tape inner;
+    Tape inner({.check_finite = current_tape && current_tape->options().check_finite});
     // The input is the output of an op, not a leaf, so that its gradients meet exactly as they would without recompute.
     Tensor dx;
     const Tensor again = record("recompute_input", ctx.saved(0), {require_grad(ctx.saved(0))}, {}, Cost{},
