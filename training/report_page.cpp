@@ -142,6 +142,13 @@ const logTicks = (low, high, count) => {
   const stride = Math.ceil(ticks.length / (count * 1.6));
   return ticks.filter((_, i) => i % stride === 0);
 };
+const secondLogTicks = (low, high, count) => {
+  const all = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400, 172800, 432000, 864000];
+  const ticks = all.filter((v) => v >= low * 0.999 && v <= high * 1.001);
+  if (ticks.length < 3) return logTicks(low, high, count);
+  const stride = Math.ceil(ticks.length / (count * 1.6));
+  return ticks.filter((_, i) => i % stride === 0);
+};
 const scale = (low, high, from, to, log) => {
   const f = log ? Math.log : (v) => v, g = log ? Math.exp : (v) => v;
   const a = f(low), b = f(high) > a ? f(high) : a + 1;
@@ -193,7 +200,7 @@ class Chart {
       for (let i = 0; i < s.y.length; ++i)
         if (usable(s, i, s.y) && s.x[i] >= x0 && s.x[i] <= x1) seen.push(s.y[i]);
     for (const v of seen) { y0 = Math.min(y0, v); y1 = Math.max(y1, v); }
-    if (!state.outliers && !logY && seen.length > 100 && this.spec.noisy) {
+    if (!state.outliers && !logY && !state.logX && seen.length > 100 && this.spec.noisy) {
       // The first steps of a run and single spikes would flatten everything else: let them leave the picture.
       seen.sort((a, b) => a - b);
       const low = seen[Math.floor(seen.length * 0.02)], high = seen[Math.floor(seen.length * 0.97)], span = (high - low) * 1.25;
@@ -211,7 +218,8 @@ class Chart {
     const X = this.x = scale(x0, x1, left, right, state.logX), Y = this.y = scale(y0, y1, bottom, top, logY);
     this.area = {left, right, top, bottom};
 
-    const ticksX = (state.logX ? logTicks : state.axis === 'seconds' ? secondTicks : linearTicks)(x0, x1, Math.max(2, (right - left) / 90));
+    const timed = state.axis === 'seconds', room = Math.max(2, (right - left) / 90);
+    const ticksX = (state.logX ? (timed ? secondLogTicks : logTicks) : timed ? secondTicks : linearTicks)(x0, x1, room);
     for (const v of (logY ? logTicks : linearTicks)(y0, y1, this.spec.wide ? 7 : 4)) {
       draw('line', {x1: left, x2: right, y1: Y(v), y2: Y(v), stroke: 'var(--grid)'}, svg);
       draw('text', {x: left - 7, y: Y(v) + 4, 'text-anchor': 'end'}, svg, format(v, unit));
@@ -249,7 +257,7 @@ class Chart {
       this.latest.textContent = all.map((s) => {
         const last = s.line.filter((v) => v !== null).at(-1);
         return (all.length > 1 ? s.table.name + ' ' : '') + format(last, unit, 4);
-      }).join('   ');
+      }).join(' \u00b7 ');
     this.hover();
   }
   stages(svg, X, left, right, top, bottom) {
