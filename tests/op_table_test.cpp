@@ -430,7 +430,7 @@ TEST_CASE("speed of every op (ACCRETE_OP_SPEED=1)") {
               "GB/s", "GFLOP/s");
   for (const OpRow& row : ops::op_table())
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      const ops::OpSpeed s = ops::measure_speed(row, dtype, kCpu, 5);
+      const ops::OpSpeed s = ops::measure_speed(row, dtype, kCpu, 10);
       const auto rate = [](double amount, double seconds) { return seconds > 0 ? amount / seconds * 1e-9 : 0.0; };
       std::printf("%-20s %-5s %7.3f ms %8.1f %8.1f   %7.3f ms %8.1f %8.1f\n", row.name.c_str(),
                   std::string(name_of(dtype)).c_str(), s.forward_s * 1e3, rate(s.cost.bytes, s.forward_s),

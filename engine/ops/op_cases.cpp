@@ -412,11 +412,6 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.empty() ? 0 : v[v.size() / 2];
-}
-
 }  // namespace
 
 const std::vector<OpRow>& op_table() {
@@ -471,7 +466,6 @@ Tensors make_inputs(const OpCase& c, DType dtype, Device device, uint64_t seed, 
 OpSpeed measure_speed(const OpRow& row, DType dtype, Device device, int repeats) {
   const bool gradients = row.no_gradient.empty();
   const Tensors inputs = make_inputs(row.speed, dtype, device, 1, gradients);
-  std::vector<double> forward, back;
   OpSpeed speed;
   for (int i = -1; i < repeats; ++i) {  // the first round warms up
     Tape tape;
@@ -487,11 +481,9 @@ OpSpeed measure_speed(const OpRow& row, DType dtype, Device device, int repeats)
     }
     speed.cost = tape.cost();
     if (i < 0) continue;
-    forward.push_back(middle - start);
-    back.push_back(end - middle);
+    speed.forward_s = i == 0 ? middle - start : std::min(speed.forward_s, middle - start);
+    speed.backward_s = i == 0 ? end - middle : std::min(speed.backward_s, end - middle);
   }
-  speed.forward_s = median(forward);
-  speed.backward_s = median(back);
   return speed;
 }
 

@@ -71,7 +71,7 @@ const OpRow& op_row(const std::string& name);
 Tensors make_inputs(const OpCase& c, DType dtype, Device device, uint64_t seed, bool gradients);
 
 struct OpSpeed {
-  double forward_s = 0, backward_s = 0;  // median of `repeats`
+  double forward_s = 0, backward_s = 0;  // best of `repeats`: what the machine can do, not what others left
   Cost cost;                             // of one forward and backward
 };
 // Times the speed case of a row. backward_s is 0 where there is no gradient.
