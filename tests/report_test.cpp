@@ -168,7 +168,7 @@ TEST_CASE("cost to reach the baseline's final quality") {
   const std::string page = report_html(runs);
   check_whole(page);
   CHECK(has(page, "Comparison of 3 runs"));
-  CHECK(has(page, "Cost to reach the final valid loss of base (3.000)"));
+  CHECK(has(page, "RunCost to reach the final valid loss of base (3.000)"));
   CHECK(has(page, "-50.0 %"));
   CHECK(has(page, "not reached"));
   CHECK(has(page, "<code>optim.lr</code>"));

@@ -54,7 +54,7 @@ Json rounded(double value) {
 
 // The numeric columns of some events. Curves of more than kMaxPoints are thinned: each point is the mean of an equal
 // number of events, standing at the costs of the last of them. A part with no finite value is a gap.
-Json columns_of(const std::vector<const Json*>& events, const std::vector<Cost>& costs) {
+Json columns_of(const std::vector<const Json*>& events, const std::vector<RunCost>& costs) {
   std::vector<std::string> keys;
   for (const Json* event : events)
     for (const auto& [key, value] : event->items()) {
@@ -64,11 +64,11 @@ Json columns_of(const std::vector<const Json*>& events, const std::vector<Cost>&
     }
   const size_t part = (events.size() + kMaxPoints - 1) / kMaxPoints;
   Json columns = Json::object();
-  const std::pair<const char*, double Cost::*> axes[] = {{"step", &Cost::step},
-                                                         {"tokens", &Cost::tokens},
-                                                         {"samples", &Cost::samples},
-                                                         {"flops", &Cost::flops},
-                                                         {"seconds", &Cost::seconds}};
+  const std::pair<const char*, double RunCost::*> axes[] = {{"step", &RunCost::step},
+                                                         {"tokens", &RunCost::tokens},
+                                                         {"samples", &RunCost::samples},
+                                                         {"flops", &RunCost::flops},
+                                                         {"seconds", &RunCost::seconds}};
   for (const auto& [name, member] : axes) {
     Json list = Json::array();
     bool known = false;
@@ -76,7 +76,7 @@ Json columns_of(const std::vector<const Json*>& events, const std::vector<Cost>&
       const double value = costs[std::min(first + part, events.size()) - 1].*member;
       known = known || std::isfinite(value);
       // Steps stay whole numbers, exactly.
-      list.push_back(std::isfinite(value) && member == &Cost::step ? Json(value) : rounded(value));
+      list.push_back(std::isfinite(value) && member == &RunCost::step ? Json(value) : rounded(value));
     }
     if (known) columns[name] = std::move(list);
   }
@@ -99,12 +99,12 @@ Json columns_of(const std::vector<const Json*>& events, const std::vector<Cost>&
 // "train" and one table for each evaluated split, as the script wants them.
 void add_tables(Json& tables, const RunRecord& run, size_t number) {
   std::vector<std::string> names = {"train"};
-  std::map<std::string, std::pair<std::vector<const Json*>, std::vector<Cost>>> found;
+  std::map<std::string, std::pair<std::vector<const Json*>, std::vector<RunCost>>> found;
   for (const auto& split : eval_splits(run)) names.push_back(split);
-  Cost spent{NAN, NAN, NAN, NAN, NAN};
+  RunCost spent{NAN, NAN, NAN, NAN, NAN};
   for (const auto& event : run.events) {
-    const Cost now = cost_of(event);
-    for (double Cost::*part : {&Cost::step, &Cost::tokens, &Cost::samples, &Cost::flops, &Cost::seconds})
+    const RunCost now = cost_of(event);
+    for (double RunCost::*part : {&RunCost::step, &RunCost::tokens, &RunCost::samples, &RunCost::flops, &RunCost::seconds})
       if (std::isfinite(now.*part)) spent.*part = now.*part;
     const bool step = event["event"] == "step";
     if (!step && event["event"] != "eval") continue;
@@ -126,7 +126,7 @@ Json page_data(const std::vector<RunRecord>& runs) {
     Json stages = Json::array();
     for (const auto& event : runs[i].events) {
       if (event["event"] != "stage_start") continue;
-      const Cost cost = cost_of(event);
+      const RunCost cost = cost_of(event);
       stages.push_back({{"name", event_text(event, "name", "stage")},
                         {"step", rounded(cost.step)},
                         {"tokens", rounded(cost.tokens)},
@@ -214,7 +214,7 @@ std::string headline(const RunRecord& run) {
                                  : "";
     cards += card(split + " " + name, format_loss(points.back().value), note);
   }
-  const Cost total = total_cost(run);
+  const RunCost total = total_cost(run);
   if (std::isfinite(total.step)) cards += card("steps", format_count(total.step));
   if (std::isfinite(total.tokens) && total.tokens > 0)
     cards += card("tokens", format_count(total.tokens));
@@ -255,7 +255,7 @@ std::string notices(const RunRecord& run) {
 
 std::string stage_table(const RunRecord& run) {
   std::string rows;
-  const Cost total = total_cost(run);
+  const RunCost total = total_cost(run);
   for (size_t i = 0; i < run.events.size(); ++i) {
     const Json& start = run.events[i];
     if (start["event"] != "stage_start") continue;
@@ -266,7 +266,7 @@ std::string stage_table(const RunRecord& run) {
       if (run.events[k]["event"] == "step") loss = metric(run.events[k], "loss");
       if (run.events[k]["event"] == "stage_end") end = &run.events[k];
     }
-    const Cost a = cost_of(start), b = end ? cost_of(*end) : total;
+    const RunCost a = cost_of(start), b = end ? cost_of(*end) : total;
     const double share = (b.flops - a.flops) / total.flops;
     char bar[96] = "";
     if (std::isfinite(share))
@@ -365,7 +365,7 @@ std::string comparison(const std::vector<RunRecord>& runs, const ReportSettings&
     return "<td><span class=\"swatch\" style=\"background:var(--c" + std::to_string(i % 8) + ")\"></span> " +
            html_escape(text) + "</td>";
   };
-  const auto line = [](const Cost& cost, const Cost& against) {
+  const auto line = [](const RunCost& cost, const RunCost& against) {
     return cell(or_dash(cost.step, format_count)) + cell(or_dash(cost.samples, format_count)) +
            cell(or_dash(cost.flops, format_flops)) + saving(cost.flops, against.flops) +
            cell(or_dash(cost.seconds, format_duration)) + saving(cost.seconds, against.seconds) + "</tr>";
@@ -382,7 +382,7 @@ std::string comparison(const std::vector<RunRecord>& runs, const ReportSettings&
   }
   std::string out;
   if (base.reaching)
-    out += section("Cost to reach the final " + split + " " + options.metric + " of " + base.name + " (" +
+    out += section("RunCost to reach the final " + split + " " + options.metric + " of " + base.name + " (" +
                        format_loss(base.final_value) + ")",
                    table(reach) +
                        "<p class=\"soft\">First evaluation that is as good; everything a method spends is counted, "

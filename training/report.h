@@ -33,7 +33,7 @@ struct CostRow {
   std::string name;
   double final_value;                 // of the metric; NaN: never evaluated
   std::optional<EvalPoint> reaching;  // first evaluation as good as the baseline's last
-  Cost total;
+  RunCost total;
 };
 std::vector<CostRow> cost_to_baseline(const std::vector<RunRecord>& runs, size_t baseline, const std::string& metric);
 

@@ -12,12 +12,12 @@ namespace fs = std::filesystem;
 namespace {
 
 // The known values of `newer` over those of `cost`.
-void update(Cost& cost, const Cost& newer) {
-  for (double Cost::*part : {&Cost::step, &Cost::tokens, &Cost::samples, &Cost::flops, &Cost::seconds})
+void update(RunCost& cost, const RunCost& newer) {
+  for (double RunCost::*part : {&RunCost::step, &RunCost::tokens, &RunCost::samples, &RunCost::flops, &RunCost::seconds})
     if (std::isfinite(newer.*part)) cost.*part = newer.*part;
 }
 
-constexpr Cost kNothingKnown = {NAN, NAN, NAN, NAN, NAN};
+constexpr RunCost kNothingKnown = {NAN, NAN, NAN, NAN, NAN};
 
 }  // namespace
 
@@ -31,7 +31,7 @@ RunRecord load_run(const fs::path& folder) {
   return run;
 }
 
-Cost cost_of(const Json& event) {
+RunCost cost_of(const Json& event) {
   return {metric(event, "step"), metric(event, "tokens"), metric(event, "samples"), metric(event, "flops"),
           metric(event, "seconds")};
 }
@@ -55,7 +55,7 @@ std::string main_split(const RunRecord& run) {
 
 std::vector<EvalPoint> evaluations(const RunRecord& run, const std::string& split, const std::string& name) {
   std::vector<EvalPoint> points;
-  Cost spent = kNothingKnown;
+  RunCost spent = kNothingKnown;
   for (const auto& event : run.events) {
     update(spent, cost_of(event));
     if (event["event"] == "eval" && event_text(event, "split", "eval") == split && event.contains(name))
@@ -64,8 +64,8 @@ std::vector<EvalPoint> evaluations(const RunRecord& run, const std::string& spli
   return points;
 }
 
-Cost total_cost(const RunRecord& run) {
-  Cost spent = kNothingKnown;
+RunCost total_cost(const RunRecord& run) {
+  RunCost spent = kNothingKnown;
   for (const auto& event : run.events) update(spent, cost_of(event));
   return spent;
 }

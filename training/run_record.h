@@ -23,15 +23,15 @@ RunRecord load_run(const std::filesystem::path& folder);
 
 // What has been spent when an event happened; NaN where the event does not say. Events carry totals since the start of
 // the run.
-struct Cost {
+struct RunCost {
   double step, tokens, samples, flops, seconds;
 };
-Cost cost_of(const Json& event);
+RunCost cost_of(const Json& event);
 
 // One evaluation: a metric of one split, and what had been spent by then (gaps filled from the step events before it).
 struct EvalPoint {
   double value;
-  Cost cost;
+  RunCost cost;
 };
 // The evaluated splits, in the order of their first evaluation.
 std::vector<std::string> eval_splits(const RunRecord& run);
@@ -40,7 +40,7 @@ std::string main_split(const RunRecord& run);
 std::vector<EvalPoint> evaluations(const RunRecord& run, const std::string& split, const std::string& metric);
 
 // Totals: the run_end event when there is one, else the newest costs seen.
-Cost total_cost(const RunRecord& run);
+RunCost total_cost(const RunRecord& run);
 
 // Loss and perplexity fall, accuracies (top1, top5, accuracy, f1, ...) rise.
 bool higher_is_better(const std::string& metric);

@@ -1,0 +1,147 @@
+// A run that is killed and resumed ends with the same bits as one that was not. Real processes are killed with SIGKILL
+// at arbitrary moments: during start-up, steps, evaluation and saving.
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <random>
+
+#include "tests/train_testing.h"
+#include "training/checkpoint.h"
+
+using namespace accrete;
+namespace fs = std::filesystem;
+
+namespace {
+
+// Trains into folder / "killed", killing the process again and again; returns how often it was killed. `whole_seconds`:
+// what an undisturbed run takes on this machine.
+int train_with_kills(const TempFolder& folder, double whole_seconds, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  int kills = 0;
+  for (int attempt = 0; attempt < 60; ++attempt) {
+    const bool begun = fs::exists(folder / "killed/config.json");
+    // Later tries get more time, so that the test ends on a busy machine too.
+    const double seconds = whole_seconds * (0.1 * attempt + std::uniform_real_distribution<>(0.1, 0.6)(random));
+    const RunResult result = run("timeout -s KILL " + std::to_string(seconds) + " " +
+                                 train_command(folder, "killed", begun ? "--resume" : ""));
+    if (result.exit_code == 0) return kills;
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 137);
+    ++kills;
+  }
+  FAIL("the run did not finish");
+  return kills;
+}
+
+void check_kill_and_resume(const Json& recipe, uint64_t seed) {
+  CAPTURE(recipe.dump());
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, recipe);
+  const auto begin = std::chrono::steady_clock::now();
+  const RunResult whole = run(train_command(folder, "whole"));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  CAPTURE(whole.err);
+  REQUIRE(whole.exit_code == 0);
+  const int kills = train_with_kills(folder, seconds, seed);
+  MESSAGE("killed ", kills, " times");
+  CHECK(kills > 0);
+  CHECK(final_checksum(folder / "whole") != "unfinished");
+  CHECK(final_checksum(folder / "killed") == final_checksum(folder / "whole"));
+  CHECK(lasting_events(folder / "killed") == lasting_events(folder / "whole"));
+  CHECK(file_bytes(folder / "killed/model/model.safetensors") == file_bytes(folder / "whole/model/model.safetensors"));
+  // Nothing unfinished is left beside the checkpoints.
+  for (const auto& entry : fs::directory_iterator(folder / "killed/ckpt")) CHECK(fs::exists(entry.path() / "COMPLETE"));
+}
+
+}  // namespace
+
+TEST_CASE("kill -9 at any moment: AdamW, bf16, dropout, averaged weights") {
+  check_kill_and_resume({{"precision", "bf16"},
+                         {"model", {{"resid_dropout", 0.1}, {"attn_dropout", 0.1}, {"embed_dropout", 0.1}}},
+                         {"optim", {{"ema", 0.9}}}},
+                        1);
+}
+
+TEST_CASE("kill -9 at any moment: other optimizers, schedules and samplings") {
+  check_kill_and_resume({{"optim", {{"name", "muon"}, {"momentum", 0.95}, {"nesterov", true}}},
+                         {"recompute", true},
+                         {"schedule", {{"name", "wsd"}}}},
+                        2);
+  check_kill_and_resume(
+      {{"optim", {{"name", "lion"}, {"lr", 3e-4}}}, {"data", {{"sampling", "random"}, {"loader_threads", 2}}}}, 3);
+  check_kill_and_resume(
+      {{"optim", {{"name", "lamb"}}}, {"eval", {{"every", "7st"}}}, {"checkpoint", {{"keep_last", 1}}}}, 4);
+  check_kill_and_resume({{"optim", {{"name", "sgd"}, {"lr", 0.1}}},
+                         {"schedule", {{"name", "linear"}}},
+                         {"checkpoint", {{"keep_best", false}}}},
+                        5);
+}
+
+TEST_CASE(
+    "SIGTERM and SIGINT: the step is finished, everything is saved, exit 0, and --resume goes on to the same bits") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, {{"duration", "300st"}, {"checkpoint", {{"every", "0st"}}}});
+  REQUIRE(run(train_command(folder, "whole")).exit_code == 0);
+  for (const std::string signal : {"TERM", "INT"}) {
+    CAPTURE(signal);
+    const std::string out = "by_" + signal;
+    const RunResult stopped = run("timeout --preserve-status -s " + signal + " 0.4 " + train_command(folder, out));
+    REQUIRE(stopped.exit_code == 0);
+    REQUIRE(list_checkpoints(folder / out).size() >= 1);
+    REQUIRE(run(train_command(folder, out, "--resume")).exit_code == 0);
+    CHECK(final_checksum(folder / out) == final_checksum(folder / "whole"));
+    CHECK(lasting_events(folder / out) == lasting_events(folder / "whole"));
+  }
+}
+
+TEST_CASE("a second signal leaves at once and keeps what was saved") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  // Long steps: the first signal waits for the end of one.
+  put_recipe(folder,
+             {{"batch", {{"size", 512}, {"micro", 4}}}, {"model", {{"embed_dim", 128}}}, {"duration", "1000st"}});
+  const RunResult result = run(train_command(folder, "out") +
+                               " & pid=$!; sleep 0.5; kill -TERM $pid; sleep 0.05; kill -TERM $pid; wait $pid");
+  CHECK((result.exit_code == 143 || result.exit_code == 0));  // 0: the step ended between the two
+  for (const auto& checkpoint : list_checkpoints(folder / "out")) CHECK_NOTHROW(read_checkpoint_state(checkpoint));
+}
+
+TEST_CASE(
+    "settings that must not change a bit: recompute, loader threads, number of compute threads of elementwise "
+    "kernels") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  for (const std::string precision : {"f32", "bf16"}) {
+    put_recipe(
+        folder,
+        {{"precision", precision}, {"duration", "15st"}, {"model", {{"resid_dropout", 0.1}, {"attn_dropout", 0.1}}}});
+    const std::string plain = precision + "plain";
+    REQUIRE(run(train_command(folder, plain)).exit_code == 0);
+    for (const std::string change : {"recompute=true", "data.loader_threads=0", "data.loader_threads=3"}) {
+      CAPTURE(change);
+      const std::string out = precision + change;
+      REQUIRE(run(train_command(folder, out, change)).exit_code == 0);
+      CHECK(final_checksum(folder / out) == final_checksum(folder / plain));
+    }
+  }
+}
+
+TEST_CASE("cutting a step into other micro-batches changes only rounding") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, {{"duration", "15st"},
+                      {"model", {{"resid_dropout", 0.1}, {"attn_dropout", 0.1}, {"embed_dropout", 0.1}}}});
+  std::vector<double> losses[3];
+  const char* micros[] = {"batch.micro=8", "batch.micro=4", "batch.micro=1"};
+  for (int i = 0; i < 3; ++i) {
+    REQUIRE(run(train_command(folder, micros[i], micros[i])).exit_code == 0);
+    for (const Json& event : read_metrics(folder / micros[i] / "metrics.jsonl"))
+      if (event["event"] == "step") losses[i].push_back(event["loss"].get<double>());
+  }
+  REQUIRE(losses[0].size() == 15);
+  // f32 sums in another order, over 15 steps of AdamW whose first steps divide tiny gradients by their own size.
+  for (int i = 1; i < 3; ++i)
+    for (size_t s = 0; s < 15; ++s) CHECK(losses[i][s] == doctest::Approx(losses[0][s]).epsilon(2e-4));
+}
