@@ -48,22 +48,12 @@ int64_t parse_bytes(const std::string& text) {
 }
 
 Recipe read_recipe(const Options& o, const Family& family) {
-  Recipe recipe;
   const fs::path earlier = fs::path(o.out) / "config.json";
-  if (!o.recipe.empty()) {
-    from_json(recipe, read_json(o.recipe), "", o.recipe);
-  } else {
-    check(o.resume && fs::exists(earlier), "options",
-          "--recipe is missing; expected --recipe FILE, or --resume with a run folder in --out");
-    from_json(recipe, read_json(earlier).at("recipe"), "", earlier.string());
-  }
-  for (const std::string& assignment : o.overrides) apply_override(recipe, assignment);
-  if (o.seed) recipe.seed = *o.seed;
-  check(recipe.family == family.family, "recipe", "is for family \"", recipe.family, "\"; ", family.name, " trains \"",
-        family.family, "\"");
+  check(!o.recipe.empty() || (o.resume && fs::exists(earlier)), "options",
+        "--recipe is missing; expected --recipe FILE, or --resume with a run folder in --out");
+  const Recipe recipe = load_recipe(o.recipe.empty() ? earlier : fs::path(o.recipe), o.overrides, o.seed, family);
   check(!recipe.data.path.empty(), "recipe",
         "\"data.path\" is missing; expected a folder made by `prepare`, e.g. data.path=wikitext");
-  if (family.resolve_model) family.resolve_model(recipe);
   return recipe;
 }
 

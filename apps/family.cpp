@@ -1,0 +1,23 @@
+#include "apps/family.h"
+
+namespace accrete {
+namespace fs = std::filesystem;
+
+Recipe load_recipe(const fs::path& path, const std::vector<std::string>& overrides, std::optional<int64_t> seed,
+                   const Family& family) {
+  const fs::path file = fs::is_directory(path) ? path / "config.json" : path;
+  check(!fs::is_directory(path) || fs::exists(file), "recipe", path.string(),
+        " is a folder without config.json; expected a recipe file or a run folder");
+  Json json = read_json(file);
+  if (json.is_object() && json.contains("recipe") && json.contains("accrete")) json = Json(json["recipe"]);
+  Recipe recipe;
+  from_json(recipe, json, "", file.string());
+  for (const std::string& assignment : overrides) apply_override(recipe, assignment);
+  if (seed) recipe.seed = *seed;
+  check(recipe.family == family.family, "recipe", "is for family \"", recipe.family, "\"; ", family.name, " trains \"",
+        family.family, "\"");
+  if (family.resolve_model) family.resolve_model(recipe);
+  return recipe;
+}
+
+}  // namespace accrete

@@ -1,0 +1,82 @@
+#include "apps/gpt_family.h"
+
+#include "data/token_source.h"
+#include "data/tokenizer.h"
+#include "models/gpt_hf.h"
+
+namespace accrete {
+namespace fs = std::filesystem;
+namespace {
+
+// The model's configuration: a preset, what the recipe says, and sizes that follow from the data.
+void resolve_model(Recipe& recipe) {
+  Json given = recipe.model;
+  GptConfig config;
+  const bool preset = given.contains("preset");
+  if (preset) {
+    check(given["preset"].is_string(), "recipe", "\"model.preset\" must be text; got ", given["preset"].dump());
+    config = gpt_preset(given["preset"].get<std::string>());
+    given.erase("preset");
+  } else {
+    config.context = recipe.data.length;
+    config.vocab_size = 0;
+  }
+  from_json(config, given, "model", "recipe");
+  if (config.vocab_size == 0) {
+    check(
+        !recipe.data.path.empty(), "recipe",
+        "\"data.path\" is missing; expected a folder made by `prepare`, e.g. data.path=wikitext (or model.vocab_size)");
+    config.vocab_size = TokenStream::open(recipe.data.path, "train").vocab_size();
+  }
+  check(recipe.data.length <= config.context, "recipe", "data.length (", recipe.data.length,
+        ") exceeds model.context (", config.context, ")");
+  check(config.embed_dim % config.num_heads == 0, "recipe", "model.num_heads (", config.num_heads,
+        ") does not divide model.embed_dim (", config.embed_dim, ")");
+  recipe.model = to_json(config);
+}
+
+// Opens a split; ids that the model has no embedding for are refused here, before anything runs.
+std::shared_ptr<const Source> make_source(const DataConfig& data, const std::string& split, uint64_t seed,
+                                          int64_t vocab_size) {
+  WindowOptions options;
+  options.length = data.length;
+  options.sampling = split == "train" ? sampling_of(data.sampling) : Sampling::sequential;
+  options.seed = seed;
+  return std::make_shared<TokenSource>(TokenStream::open(data.path, split, vocab_size), options);
+}
+
+bool has_tokenizer(const Recipe& recipe) { return fs::exists(fs::path(recipe.data.path) / "tokenizer.json"); }
+
+void export_model(const Model& model, const Recipe& recipe, const fs::path& folder) {
+  GptHfOptions options;
+  if (has_tokenizer(recipe)) options.end_of_text = load_tokenizer(recipe.data.path)->end_of_text();
+  write_gpt_hf(folder, dynamic_cast<const Gpt&>(model), options);
+}
+
+void prepare_folder(const Recipe& recipe, const fs::path& folder) {
+  if (!has_tokenizer(recipe)) return;
+  fs::create_directories(folder);
+  load_tokenizer(recipe.data.path)->save(folder, recipe.model.at("context").get<int64_t>());
+}
+
+}  // namespace
+
+Family gpt_family() {
+  Family family;
+  family.name = "train_gpt";
+  family.family = "gpt";
+  family.make_model = make_gpt;
+  const auto vocab_size = std::make_shared<int64_t>(0);  // of the model, known once the recipe is resolved
+  family.make_source = [vocab_size](const DataConfig& data, const std::string& split, uint64_t seed) {
+    return make_source(data, split, seed, *vocab_size);
+  };
+  family.resolve_model = [vocab_size](Recipe& recipe) {
+    resolve_model(recipe);
+    *vocab_size = recipe.model.at("vocab_size").get<int64_t>();
+  };
+  family.export_model = export_model;
+  family.prepare_folder = prepare_folder;
+  return family;
+}
+
+}  // namespace accrete

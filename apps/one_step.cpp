@@ -1,0 +1,75 @@
+#include "apps/one_step.h"
+
+#include "apps/ceilings.h"
+#include "engine/core/random.h"
+
+namespace accrete {
+
+OneStep::OneStep(const Recipe& recipe, const Stage& stage, const ModelFactory& make_model, Device device)
+    : recipe_(recipe), stage_(stage), device_(device) {
+  model_ = make_model(stage.model, recipe.precision == "bf16" ? DType::bf16 : DType::f32, device);
+  ParamStore& store = model_->params();
+  if (stage.trainable)
+    for (size_t i = 0; i < store.entries().size(); ++i)
+      store.set_trainable(static_cast<int>(i), stage.trainable(store.entries()[i]));
+  if (device != kDry) store.initialise(static_cast<uint64_t>(recipe.seed));
+  optimizer_ = std::make_unique<Optimizer>(stage.optim, store);
+}
+
+StepSeconds OneStep::run(const Batch& batch, Tape::Options options, const std::function<void(const Tape&)>& look) {
+  Context ctx;
+  ctx.training = true;
+  ctx.plain = recipe_.plain_ops;
+  ctx.recompute = recipe_.recompute;
+  ctx.seed = static_cast<uint64_t>(recipe_.seed);
+  ctx.step = static_cast<uint64_t>(steps_);
+  StepSeconds t;
+  const double begin = now_seconds();
+  model_->params().zero_grads();
+  const double zeroed = now_seconds();
+  {
+    Tape tape(options);
+    const Tensor loss = model_->loss(batch, ctx);
+    if (device_ != kDry) loss_ = loss.item();
+    t.forward = now_seconds() - zeroed;
+    const double middle = now_seconds();
+    backward(loss);
+    t.backward = now_seconds() - middle;
+    flops_ = tape.total_flops();
+    bytes_ = tape.total_bytes();
+    if (look) look(tape);
+  }
+  const double update = now_seconds();
+  optimizer_->gradient_norm();
+  optimizer_->step(stage_.optim.lr, ++steps_);
+  t.optimizer = now_seconds() - update + (zeroed - begin);
+  return t;
+}
+
+Stage first_stage(const Recipe& recipe) {
+  const auto stage = make_plan(recipe)->next(RunState{});
+  check(stage.has_value(), "plan", "has no stage");
+  return *stage;
+}
+
+Batch step_batch(const Recipe& recipe, const Stage& stage, const Family& family, int64_t rows) {
+  if (!stage.data.path.empty())
+    return family.make_source(stage.data, "train", static_cast<uint64_t>(recipe.seed))->get(0, rows);
+  const int64_t T = stage.data.length;
+  const auto vocab = stage.model.at("vocab_size").get<uint64_t>();
+  const SegmentScope segment(Segment::data);
+  Batch batch;
+  batch.inputs = Tensor::empty(Shape{rows, T}, DType::i32);
+  batch.targets = Tensor::empty(Shape{rows, T}, DType::i32);
+  const RandomKey key = random_key(static_cast<uint64_t>(recipe.seed), "step_batch");
+  for (int64_t i = 0; i < rows * T; ++i) {
+    const auto n = static_cast<uint64_t>(i);
+    batch.inputs.ptr<int32_t>()[i] = static_cast<int32_t>(random_below(key, 2 * n, vocab));
+    batch.targets.ptr<int32_t>()[i] = static_cast<int32_t>(random_below(key, 2 * n + 1, vocab));
+  }
+  batch.samples = rows;
+  batch.tokens = rows * T;
+  return batch;
+}
+
+}  // namespace accrete
