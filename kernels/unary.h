@@ -11,15 +11,14 @@
 
 namespace accrete::kernels {
 
-ACCRETE_HD float gelu_tanh_t(float x) { return tanh_f32(0.797884561f * (x + 0.044715f * x * x * x)); }
-ACCRETE_HD float gelu_tanh_value(float x) { return 0.5f * x * (1.0f + gelu_tanh_t(x)); }
+// (1 + tanh u) / 2 = sigmoid(2u)
+ACCRETE_HD float gelu_tanh_phi(float x) { return sigmoid_f32(1.59576912f * (x + 0.044715f * x * x * x)); }
 ACCRETE_HD float gelu_tanh_derivative(float x) {
-  const float t = gelu_tanh_t(x);
-  const float du = 0.797884561f * (1.0f + 0.134145f * x * x);
-  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * du;
+  const float phi = gelu_tanh_phi(x);
+  const float du = 1.59576912f * (1.0f + 0.134145f * x * x);  // of 2u
+  return phi + x * phi * (1.0f - phi) * du;
 }
-ACCRETE_HD float normal_cdf(float x) { return 0.5f * (1.0f + erf_f32(0.707106781f * x)); }
-ACCRETE_HD float normal_pdf(float x) { return 0.398942280f * exp_f32(-0.5f * x * x); }
+ACCRETE_HD float gelu_erf_derivative(float x) { return normal_cdf_f32(x) + x * normal_pdf_f32(x); }
 ACCRETE_HD float tanh_derivative(float x) {
   const float t = tanh_f32(x);
   return 1.0f - t * t;
@@ -34,19 +33,19 @@ ACCRETE_HD float silu_derivative(float x) {
 }
 
 // relu lets NaN through (x < 0 is false for it) and has derivative 0 at 0.
-#define ACCRETE_UNARY_TABLE(ROW)                              \
-  ROW(neg, -x, -1.0f)                                         \
-  ROW(exp, exp_f32(x), exp_f32(x))                            \
-  ROW(log, logf(x), 1.0f / x)                                 \
-  ROW(sqrt, sqrtf(x), 0.5f / sqrtf(x))                        \
-  ROW(square, x* x, 2.0f * x)                                 \
-  ROW(reciprocal, 1.0f / x, -1.0f / (x * x))                  \
-  ROW(tanh, tanh_f32(x), tanh_derivative(x))                  \
-  ROW(sigmoid, sigmoid_f32(x), sigmoid_derivative(x))         \
-  ROW(relu, x<0.0f ? 0.0f : x, x> 0.0f ? 1.0f : 0.0f)         \
-  ROW(silu, x* sigmoid_f32(x), silu_derivative(x))            \
-  ROW(gelu_tanh, gelu_tanh_value(x), gelu_tanh_derivative(x)) \
-  ROW(gelu_erf, x* normal_cdf(x), normal_cdf(x) + x * normal_pdf(x))
+#define ACCRETE_UNARY_TABLE(ROW)                               \
+  ROW(neg, -x, -1.0f)                                          \
+  ROW(exp, exp_f32(x), exp_f32(x))                             \
+  ROW(log, logf(x), 1.0f / x)                                  \
+  ROW(sqrt, sqrtf(x), 0.5f / sqrtf(x))                         \
+  ROW(square, x* x, 2.0f * x)                                  \
+  ROW(reciprocal, 1.0f / x, -1.0f / (x * x))                   \
+  ROW(tanh, tanh_f32(x), tanh_derivative(x))                   \
+  ROW(sigmoid, sigmoid_f32(x), sigmoid_derivative(x))          \
+  ROW(relu, x<0.0f ? 0.0f : x, x> 0.0f ? 1.0f : 0.0f)          \
+  ROW(silu, x* sigmoid_f32(x), silu_derivative(x))             \
+  ROW(gelu_tanh, x* gelu_tanh_phi(x), gelu_tanh_derivative(x)) \
+  ROW(gelu_erf, x* normal_cdf_f32(x), gelu_erf_derivative(x))
 
 template <Unary F>
 ACCRETE_HD float unary_value([[maybe_unused]] float x) {
