@@ -75,9 +75,9 @@ struct Head {
   // keep[c] = 1 where probability (i, j0 + c) survives dropout, else 0
   void keep_mask(float* keep, int64_t i, int64_t j0, int64_t count) const {
     const int64_t first = (((s.first_batch + b) * s.heads + h) * s.q_len + i) * s.kv_len + j0;
-    for_random_words(s.key, static_cast<uint64_t>(first), count, [&](int64_t offset, int64_t n, const uint32_t* words) {
-#pragma omp simd
-      for (int64_t c = 0; c < n; ++c) keep[offset + c] = words[c] >= threshold ? 1.0f : 0.0f;
+    const uint32_t limit = threshold;
+    for_random_words(s.key, static_cast<uint64_t>(first), count, [=](int64_t at, int64_t n, const uint32_t* words) {
+      each(0, n, [=]<class V>(int64_t c) { store(keep + at + c, where_kept(words + c, limit, V{} + 1.0f)); });
     });
     std::fill(keep + count, keep + kKeys, 0.0f);
   }

@@ -16,9 +16,9 @@ void dropout(const Cpu& dev, T* y, const T* x, int64_t n, float p, RandomKey key
                      [=](int64_t offset, int64_t count, const uint32_t* words) {
                        T* out = y + begin + offset;
                        const T* in = x + begin + offset;
-#pragma omp simd
-                       for (int64_t i = 0; i < count; ++i)
-                         out[i] = from_float<T>(words[i] >= threshold ? to_float(in[i]) * scale : 0.0f);
+                       each(0, count, [=]<class V>(int64_t i) {
+                         store(out + i, where_kept(words + i, threshold, load<V>(in + i) * scale));
+                       });
                      });
   });
 }

@@ -106,8 +106,9 @@ void column_scale(const Cpu& dev, T* y, const T* x, const float* scale, int64_t 
 
 template <class T>
 void fill(const Cpu& dev, T* x, float value, int64_t n) {
-  const T stored = from_float<T>(value);
-  for_elements(dev, n, 1, [=](int64_t begin, int64_t end) { std::fill(x + begin, x + end, stored); });
+  for_elements(dev, n, 1, [=](int64_t begin, int64_t end) {
+    each(begin, end, [=]<class V>(int64_t i) { store(x + i, V{} + value); });
+  });
 }
 
 #define ACCRETE_INSTANTIATE(T)                                                             \

@@ -3,6 +3,7 @@
 #include "kernels/layernorm.h"
 
 #include <cmath>
+#include <utility>
 
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
@@ -32,6 +33,29 @@ void normalise_row(T* y, float* mean, float* rstd, const T* x, const float* gamm
   } else {
     each(0, C, [=]<class V>(int64_t c) { store(y + c, (load<V>(x + c) - m) * r * load<V>(gamma + c)); });
   }
+}
+
+// mean(g) and mean(g * h) of one row, where g = dy * gamma and h = (x - m) * r.
+template <class T>
+std::pair<float, float> gradient_means(const T* dy, const T* x, const float* gamma, float m, float r, int64_t C) {
+  Vec g0{}, g1{}, gh0{}, gh1{};
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= C; c += 2 * kLanes) {
+    const Vec a = load<Vec>(dy + c) * load<Vec>(gamma + c);
+    const Vec b = load<Vec>(dy + c + kLanes) * load<Vec>(gamma + c + kLanes);
+    g0 += a;
+    g1 += b;
+    gh0 += a * (load<Vec>(x + c) - m);
+    gh1 += b * (load<Vec>(x + c + kLanes) - m);
+  }
+  float sum_g = lane_sum(g0 + g1), sum_gh = lane_sum(gh0 + gh1);
+  for (; c < C; ++c) {
+    const float a = to_float(dy[c]) * gamma[c];
+    sum_g += a;
+    sum_gh += a * (to_float(x[c]) - m);
+  }
+  const float count = static_cast<float>(C);
+  return {sum_g / count, sum_gh * r / count};
 }
 
 }  // namespace
@@ -70,12 +94,7 @@ void layernorm_backward(const Cpu& dev, T* dx, float* dgamma, float* dbeta, cons
     for (int64_t n = blocks.begin(block); n < blocks.end(block); ++n) {
       const T *g = dy + n * C, *row = x + n * C;
       const float m = mean[n], r = rstd[n];
-      const float mean_g =
-          sum_over(C, [=]<class V>(int64_t c) { return load<V>(g + c) * load<V>(gamma + c); }) / static_cast<float>(C);
-      const float mean_gh =
-          sum_over(C,
-                   [=]<class V>(int64_t c) { return load<V>(g + c) * load<V>(gamma + c) * (load<V>(row + c) - m); }) *
-          r / static_cast<float>(C);
+      const auto [mean_g, mean_gh] = gradient_means(g, row, gamma, m, r, C);
       T* out = dx + n * C;
       const T* add = dx_add ? dx_add + n * C : nullptr;
       each(0, C, [=]<class V>(int64_t c) {

@@ -9,7 +9,7 @@ namespace accrete::kernels {
 
 template <class T>
 void transpose(const Cpu& dev, T* y, const T* x, int64_t batch, int64_t rows, int64_t cols) {
-  constexpr int64_t kTile = 32;  // a tile of source and target lines stays in the first-level cache
+  constexpr int64_t kTile = 32;
   const int64_t strips = (cols + kTile - 1) / kTile;
   for_blocks(dev, batch * strips, 2 * batch * rows * cols, [=](int64_t task) {
     const int64_t b = task / strips, c0 = task % strips * kTile, c1 = std::min(cols, c0 + kTile);
@@ -17,8 +17,11 @@ void transpose(const Cpu& dev, T* y, const T* x, int64_t batch, int64_t rows, in
     T* to = y + b * rows * cols;
     for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
       const int64_t r1 = std::min(rows, r0 + kTile);
-      for (int64_t c = c0; c < c1; ++c)
-        for (int64_t r = r0; r < r1; ++r) to[c * rows + r] = from[r * cols + c];
+      // Through a small buffer: reading a column of x directly would hit one cache set when cols is a power of two.
+      T tile[kTile][kTile + 1];
+      for (int64_t r = r0; r < r1; ++r)
+        for (int64_t c = c0; c < c1; ++c) tile[c - c0][r - r0] = from[r * cols + c];
+      for (int64_t c = c0; c < c1; ++c) std::copy(tile[c - c0], tile[c - c0] + (r1 - r0), to + c * rows + r0);
     }
   });
 }

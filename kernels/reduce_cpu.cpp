@@ -13,23 +13,28 @@ namespace {
 
 constexpr int64_t kBlock = 16384;
 
-// sum of value(i), i = 0 .. n-1, in double
-template <class Value>
-double double_sum(const Cpu& dev, int64_t n, const Value& value) {
+// Sum of term(value<V>(i)), i = 0 .. n-1, in double; term takes and returns doubles (vectors or single ones).
+template <class Value, class Term>
+double double_sum(const Cpu& dev, int64_t n, const Value& value, const Term& term) {
   thread_local Scratch<double> memory;
   const int64_t blocks = (n + kBlock - 1) / kBlock;
   double* partial = memory.get(blocks);
   for_blocks(dev, blocks, n, [=](int64_t block) {
-    const int64_t begin = block * kBlock, end = std::min(n, begin + kBlock);
-    double a0 = 0.0, a1 = 0.0;  // two sums, so that one addition does not wait for the other
-    const int64_t half = begin + (end - begin) / 2;
-#pragma omp simd reduction(+ : a0, a1)
-    for (int64_t i = 0; i < half - begin; ++i) {
-      a0 += value(begin + i);
-      a1 += value(half + i);
+    const int64_t end = std::min(n, (block + 1) * kBlock);
+    DoubleVec low0{}, high0{}, low1{}, high1{};
+    int64_t i = block * kBlock;
+    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+      const Vec v0 = value.template operator()<Vec>(i), v1 = value.template operator()<Vec>(i + kLanes);
+      low0 += term(half_in_double<0>(v0));
+      high0 += term(half_in_double<1>(v0));
+      low1 += term(half_in_double<0>(v1));
+      high1 += term(half_in_double<1>(v1));
     }
-    if ((end - begin) % 2) a0 += value(end - 1);
-    partial[block] = a0 + a1;
+    const DoubleVec sums = (low0 + high0) + (low1 + high1);
+    double total = 0.0;
+    for (int lane = 0; lane < kLanes / 2; ++lane) total += sums[lane];
+    for (; i < end; ++i) total += term(static_cast<double>(value.template operator()<float>(i)));
+    partial[block] = total;
   });
   double total = 0.0;
   for (int64_t block = 0; block < blocks; ++block) total += partial[block];
@@ -91,25 +96,31 @@ void column_dot(const Cpu& dev, float* y, const T* a, const T* b, int64_t rows, 
 
 template <class T>
 void sum(const Cpu& dev, float* out, const T* x, int64_t n) {
-  out[0] = static_cast<float>(double_sum(dev, n, [=](int64_t i) { return static_cast<double>(to_float(x[i])); }));
+  out[0] = static_cast<float>(double_sum(
+      dev, n, [=]<class V>(int64_t i) { return load<V>(x + i); }, [](auto v) { return v; }));
 }
 
 template <class T>
 void sum_of_squares(const Cpu& dev, float* out, const T* x, int64_t n) {
-  out[0] = static_cast<float>(double_sum(dev, n, [=](int64_t i) {
-    const double v = to_float(x[i]);
-    return v * v;
-  }));
+  out[0] = static_cast<float>(double_sum(
+      dev, n, [=]<class V>(int64_t i) { return load<V>(x + i); }, [](auto v) { return v * v; }));
 }
 
 void dot(const Cpu& dev, float* out, const float* a, const float* b, int64_t n) {
-  out[0] = static_cast<float>(double_sum(dev, n, [=](int64_t i) { return static_cast<double>(a[i]) * b[i]; }));
+  out[0] = static_cast<float>(double_sum(
+      dev, n, [=]<class V>(int64_t i) { return load<V>(a + i) * load<V>(b + i); }, [](auto v) { return v; }));
 }
 
 template <class T>
 void count_nonfinite(const Cpu& dev, float* out, const T* x, int64_t n) {
+  // x - x is 0 for finite x and NaN for the others.
   const double count = double_sum(
-      dev, n, [=](int64_t i) { return (float_to_bits(to_float(x[i])) & 0x7f800000u) == 0x7f800000u ? 1.0 : 0.0; });
+      dev, n,
+      [=]<class V>(int64_t i) {
+        const V v = load<V>(x + i), d = v - v;
+        return d == 0.0f ? V{} : V{} + 1.0f;
+      },
+      [](auto v) { return v; });
   out[0] = static_cast<float>(std::min(count, 16777216.0));
 }
 

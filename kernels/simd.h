@@ -8,7 +8,7 @@
 #include <limits>
 #include <type_traits>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -28,6 +28,8 @@ inline constexpr int kLanes = 4;
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t UintVec __attribute__((vector_size(kLanes * 4)));
+typedef double DoubleVec __attribute__((vector_size(kLanes * 4)));  // kLanes / 2 of them
+typedef uint64_t WideVec __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
 
 // V x from memory, V = Vec or float; bf16 is widened.
@@ -65,6 +67,15 @@ inline Vec broadcast(float x) { return x - Vec{}; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline float max(float a, float b) { return a > b ? a : b; }
 
+// The lower (part 0) or upper (part 1) half of v in double.
+template <int part>
+inline DoubleVec half_in_double(Vec v) {
+  typedef float HalfFloats __attribute__((vector_size(kLanes * 2)));
+  HalfFloats h;
+  std::memcpy(&h, reinterpret_cast<const char*>(&v) + part * sizeof h, sizeof h);
+  return __builtin_convertvector(h, DoubleVec);
+}
+
 inline float lane_sum(Vec v) {  // fixed tree
   float a[kLanes];
   std::memcpy(a, &v, sizeof v);
@@ -92,11 +103,18 @@ inline Vec square_root(Vec v) {
 #endif
 }
 
-// e^x as exp_f32 of math.h computes it (error at most 2 ulp).
+// e^x by the method of exp_f32 in math.h: error at most 2 ulp, 0 below -104, infinity above 88.73, NaN stays NaN.
 inline float exp(float x) { return exp_f32(x); }
 inline Vec exp(Vec x) {
+#if defined(__AVX512F__)
+  // The instructions return their second operand when one is NaN.
+  const __m512 low = reinterpret_cast<__m512>(broadcast(-105.0f)), high = reinterpret_cast<__m512>(broadcast(89.0f));
+  const __m512 below = _mm512_maskz_min_ps(0xffff, high, reinterpret_cast<__m512>(x));
+  x = reinterpret_cast<Vec>(_mm512_maskz_max_ps(0xffff, low, below));
+#else
   x = x > 89.0f ? broadcast(89.0f) : x;
   x = x < -105.0f ? broadcast(-105.0f) : x;
+#endif
   const Vec shifted = x * 1.44269504f + 12582912.0f;
   const Vec n = shifted - 12582912.0f;
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -105,7 +123,8 @@ inline Vec exp(Vec x) {
   q = q * r + 4.16662693e-2f;
   q = q * r + 0.166666672f;
   q = q * r + 0.5f;
-  const Vec p = (q * r) * r + r + 1.0f;
+  q = q * r + 1.0f;
+  const Vec p = q * r + 1.0f;
 #if defined(__AVX512F__)
   return reinterpret_cast<Vec>(
       _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
