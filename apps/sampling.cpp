@@ -45,9 +45,10 @@ Candidates candidates(std::span<const float> logits, const SamplingOptions& o) {
   for (const int32_t id : c.ids)
     c.probabilities.push_back(std::exp((logits[static_cast<size_t>(id)] - top) / o.temperature));
   const double all = std::accumulate(c.probabilities.begin(), c.probabilities.end(), 0.0);
+  const double enough = o.top_p < 1 ? o.top_p * all : INFINITY;
   double total = 0;
   size_t n = 0;
-  while (n < c.ids.size() && (n == 0 || total < o.top_p * all)) total += c.probabilities[n++];
+  while (n < c.ids.size() && (n == 0 || (total < enough && c.probabilities[n] > 0))) total += c.probabilities[n++];
   c.ids.resize(n);
   c.probabilities.resize(n);
   for (double& p : c.probabilities) p /= total;

@@ -19,7 +19,8 @@ void check_sampling(const SamplingOptions& options);
 // The id of the largest logit; the lowest id among equals. Error when a logit is NaN or all are -inf.
 int32_t greedy_token(std::span<const float> logits);
 
-// Tokens that can be drawn and their probabilities (sum 1), most probable first; equals in the order of their ids.
+// Tokens that can be drawn (probability above 0) and their probabilities (sum 1), most probable first; equals in the
+// order of their ids.
 struct Candidates {
   std::vector<int32_t> ids;
   std::vector<double> probabilities;
