@@ -17,6 +17,10 @@ void dropout(const Cpu& dev, T* y, const T* x, int64_t n, float p, RandomKey key
                        T* out = y + begin + offset;
                        const T* in = x + begin + offset;
                        each(0, count, [=]<class V>(int64_t i) {
+                         // The rounds of Philox are too long for the processor to see the next loads: three times
+                         // slower from memory without these.
+                         __builtin_prefetch(in + i + 512);
+                         __builtin_prefetch(out + i + 512, 1);
                          store(out + i, where_kept(words + i, threshold, load<V>(in + i) * scale));
                        });
                      });
