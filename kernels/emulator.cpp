@@ -10,6 +10,11 @@
 #include <numeric>
 #include <vector>
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__  // clang's way to say it
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -57,8 +62,8 @@ const char* collective_name(Collective kind) {
 }
 
 std::string text(const Where& w) {
-  const std::string file = w.file_name();
-  return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(w.line());
+  const std::string file = w.file;
+  return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(w.line);
 }
 std::string text(const dim3& d) {
   char buffer[48];
@@ -71,8 +76,7 @@ std::string hex(uint32_t v) {
   return buffer;
 }
 bool same(const Where& a, const Where& b) {
-  return a.line() == b.line() && a.column() == b.column() &&
-         (a.file_name() == b.file_name() || std::string_view(a.file_name()) == b.file_name());
+  return a.line == b.line && (a.file == b.file || std::string_view(a.file) == b.file);
 }
 
 // Everything one OS thread needs to emulate; stacks are kept from launch to launch.

@@ -22,9 +22,9 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <source_location>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "kernels/device.h"
 
@@ -65,7 +65,14 @@ extern constinit thread_local int64_t emulated_grid_limit;
 
 namespace emu {
 
-using Where = std::source_location;
+// The place of a call in the source. (std::source_location is missing in clang before version 16.)
+struct Where {
+  const char* file = "";
+  int line = 0;
+  static constexpr Where current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
 inline constexpr uint32_t kPoison = 0x7FBD7FBDu;  // a signalling NaN as f32, a NaN in both halves as bf16
 
 void run(const LaunchSite& site, const Emu& ctx, dim3 grid, dim3 block, int64_t dynamic_bytes,

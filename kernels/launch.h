@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -110,7 +111,8 @@ class SharedCarver {
 #define ACCRETE_SHARED(type, name, size) \
   static constexpr char name##_key = 0;  \
   const ::accrete::kernels::SharedArray<type> name(&name##_key, #name, size, false)
-#define ACCRETE_DEVICE_ARRAY(type, name, size) static thread_local type name[size]
+#define ACCRETE_DEVICE_ARRAY(type, name, size) \
+  static thread_local const std::unique_ptr<type[]> name = std::make_unique<type[]>(size)
 #define ACCRETE_UNROLL
 #define ACCRETE_UNROLL_BY_4
 

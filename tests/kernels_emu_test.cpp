@@ -294,7 +294,8 @@ TEST_CASE("dot") {
 
 TEST_CASE_TEMPLATE("transposes and copies move every element", T, float, bf16) {
   const int64_t sizes[][4] = {{1, 1, 1, 1}, {2, 3, 5, 7}, {1, 33, 31, 8}, {3, 2, 65, 16}, {0, 3, 3, 3}, {2, 1, 40, 33}};
-  for (const auto& [A, B, C, D] : sizes) {
+  for (const auto& size : sizes) {
+    const int64_t A = size[0], B = size[1], C = size[2], D = size[3];
     const int64_t n = A * B * C * D;
     const Values x = random_values<T>(n, 17);
     Values turned(n), swapped(n);
