@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# From a bare machine to a trained language model: installs what is missing, builds, trains a small GPT on this
+# repository's own text (about 4 minutes on two cores), and lets it speak.
+#   bash apps/quickstart.sh [key=value ...]      settings of the recipe, e.g. duration=100st
+# ACCRETE_BUILD names another build folder than build/; QUICKSTART_OUT another result folder than runs/quickstart.
+set -euo pipefail
+source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build_dir=${ACCRETE_BUILD:-$source_dir/build}
+out=${QUICKSTART_OUT:-$source_dir/runs/quickstart}
+. "$source_dir/apps/setup.sh"
+step() { printf '\n== %s\n' "$*"; }
+
+if [ -e "$out" ]; then  # an earlier result is kept
+  number=2
+  while [ -e "$out-$number" ]; do number=$((number + 1)); done
+  out=$out-$number
+fi
+
+step "1/5  Packages"
+install_packages "${build_packages[@]}"
+
+step "2/5  Build (the first time takes some minutes)"
+configure "$build_dir"
+build "$build_dir" prepare train_gpt generate
+programs=$build_dir/apps
+
+step "3/5  Data: this repository's own sources and documents"
+mkdir -p "$out"
+cd "$source_dir"
+{ git ls-files 2>/dev/null || find . -path ./.git -prune -o -path './build*' -prune -o -path ./runs -prune -o -type f -print; } |
+  grep -E '\.(cpp|cu|h|md|sh|py|cmake|txt)$' | sort | while read -r file; do
+    printf '// %s\n' "${file#./}"
+    cat "$file"
+  done >"$out/text.txt"
+"$programs/prepare" text --in "$out/text.txt" --tokenizer train-bpe:2048 --out "$out/data"
+
+step "4/5  Training"
+"$programs/train_gpt" --recipe apps/recipes/quickstart.json data.path="$out/data" "$@" --hours 0.07 --out "$out/run"
+
+step "5/5  What it writes when asked to continue a line"
+"$programs/generate" "$out/run" --prompt '// The gradient of' --tokens 120 --temperature 0.7 --seed 1
+
+cat <<END
+
+Done. What to look at next:
+  $out/run/report.html     curves, cost and settings, in a browser
+  $out/run/model           the model as a Hugging Face folder
+  $programs/generate $out/run --prompt 'Tensor ' --tokens 200
+  apps/recipes/quickstart.json     what was trained, and why so; change a value and train again
+  README.md                        the tour: five files that show how it works
+END
