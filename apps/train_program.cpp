@@ -171,6 +171,8 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
     check(!started && checkpoints.empty(), "train", run.string(),
           " already holds a run; use --resume to continue it, or another --out");
   }
+  // Impossible stages are refused here, before anything is written.
+  predict(settings, *make_plan(settings.recipe));
   std::error_code error;
   fs::create_directories(run, error);
   check(!error, "train", "cannot make the run folder ", run.string(), ": ", error.message());

@@ -49,7 +49,7 @@ inline std::string train_command(const TempFolder& folder, const std::string& ou
 inline std::vector<std::string> lasting_events(const std::filesystem::path& run_folder) {
   std::vector<std::string> lines;
   for (Json event : read_metrics(run_folder / "metrics.jsonl")) {
-    for (const char* key : {"seconds", "rate", "data_wait", "peak_memory"}) event.erase(key);
+    for (const char* key : {"seconds", "rate", "data_wait", "peak_memory", "allocations"}) event.erase(key);
     lines.push_back(event.dump());
   }
   return lines;

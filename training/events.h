@@ -50,7 +50,8 @@ struct LoopView {
   // of the last step
   double loss = 0, grad_norm = 0, lr = 0;
   double step_seconds = 0, step_flops = 0;
-  double data_wait = 0;  // seconds spent waiting for data, since the stage began
+  double data_wait = 0;     // seconds this step waited for data
+  int64_t allocations = 0;  // calls of the engine to the system allocator since the process began
   double tokens_per_second = 0;
   double ceiling = 0;  // measured FLOP/s of matrix products on this machine; 0: not measured
   // of the last evaluation

@@ -106,7 +106,7 @@ void Loop::begin_stage(const Stage& stage, const ParamStore* previous, const std
                                      static_cast<int>(stage.data.loader_threads));
   view_.model = model_.get();
   view_.optimizer = optimizer_.get();
-  view_.data_wait = 0;
+  view_.data_wait = waited_ = 0;
   if (view_.state.stage_step == 0) {
     stage_begin_flops_ = view_.state.spent.flops;
     stage_begin_seconds_ = view_.state.spent.seconds;
@@ -197,7 +197,9 @@ void Loop::train_step(const Stage& stage) {
   mark_ = now;
   view_.step_flops = flops;
   view_.tokens_per_second = static_cast<double>(tokens) / view_.step_seconds;
-  view_.data_wait = loader_->wait_seconds();
+  view_.data_wait = loader_->wait_seconds() - waited_;
+  waited_ += view_.data_wait;
+  view_.allocations = device_allocations(settings_.device);
   view_.peak_memory = memory_use(settings_.device).peak;
   emit(Event::step_done);
 }
@@ -339,14 +341,19 @@ double measured_ceiling(DType dtype, Device device) {
   if (device.kind != DeviceKind::cpu) return 0;
   constexpr int64_t n = 1024;
   const NoGrad quiet;
-  const Tensor a = Tensor::zeros(Shape{n, n}, dtype, device), b = Tensor::zeros(Shape{n, n}, dtype, device);
   double best = 0;
-  for (int i = 0; i < 6; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    ops::matmul(a, b, false, true);
-    const double s = seconds_between(begin, std::chrono::steady_clock::now());
-    if (i > 0) best = std::max(best, 2.0 * n * n * n / s);
+  try {
+    const Tensor a = Tensor::zeros(Shape{n, n}, dtype, device), b = Tensor::zeros(Shape{n, n}, dtype, device);
+    for (int i = 0; i < 6; ++i) {
+      const auto begin = std::chrono::steady_clock::now();
+      ops::matmul(a, b, false, true);
+      const double s = seconds_between(begin, std::chrono::steady_clock::now());
+      if (i > 0) best = std::max(best, 2.0 * n * n * n / s);
+    }
+  } catch (const OutOfMemory&) {
+    // A run that has no room for this needs none.
   }
+  release_cache(device);
   return best;
 }
 

@@ -68,6 +68,7 @@ class Loop {
   std::string best_;            // checkpoint folder with the best evaluated loss
   bool evaluated_now_ = false;  // at the present step
   double stage_begin_flops_ = 0, stage_begin_seconds_ = 0;
+  double waited_ = 0;  // for data, by this stage's loader so far
   std::chrono::steady_clock::time_point mark_;
 };
 

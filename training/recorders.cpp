@@ -80,6 +80,7 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       add_cost(j, view);
       j["rate"] = view.tokens_per_second;
       j["data_wait"] = view.data_wait;
+      j["allocations"] = view.allocations;
       write(j);
       break;
     case Event::eval:
