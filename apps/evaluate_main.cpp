@@ -88,7 +88,7 @@ Json to_result(const Options& o, const TokenSource& source, const WindowOptions&
   j["task"] = o.task;
   j["model"] = o.model;
   j["data"] = o.data;
-  j["split"] = o.split;
+  if (fs::is_directory(o.data)) j["split"] = o.split;
   j["precision"] = o.precision;
   j["length"] = windows.length;
   j["stride"] = windows.stride > 0 ? windows.stride : windows.length;
@@ -120,9 +120,10 @@ Json to_result(const Options& o, const TokenSource& source, const WindowOptions&
 
 void print_text(const Json& j, bool partial) {
   std::cout << std::setprecision(6);
-  std::cout << "data            " << j["data"].get<std::string>() << ", split " << j["split"].get<std::string>() << ": "
-            << j["tokens"] << " tokens, " << j["predicted_tokens"] << " predicted in " << j["windows"] << " windows of "
-            << j["length"] << " (stride " << j["stride"] << ")\n";
+  std::cout << "data            " << j["data"].get<std::string>()
+            << (j.contains("split") ? ", " + j["split"].get<std::string>() : "") << ": " << j["tokens"] << " tokens, "
+            << j["predicted_tokens"] << " predicted in " << j["windows"] << " windows of " << j["length"] << " (stride "
+            << j["stride"] << ")\n";
   const auto line = [&](const char* name, const char* key, const char* unit, const Json& denominator) {
     std::cout << std::left << std::setw(16) << name << std::setw(12) << j[key].get<double>() << unit << " over "
               << denominator << "\n";

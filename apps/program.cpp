@@ -1,6 +1,10 @@
 #include "apps/program.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <thread>
@@ -8,6 +12,21 @@
 #include "engine/core/error.h"
 
 namespace accrete {
+namespace {
+
+// GCC's OpenMP lets waiting threads spin for milliseconds. On a machine that has other work too, they take the
+// processor from the very thread they wait for: a tiny training run took 31 s instead of 2 s at a load of 12 on two
+// cores, and 3000 rounds (some 40 us) cost nothing there. The runtime reads the setting before main begins, so the
+// program starts itself once more, as the same process.
+void restart_with_short_spinning(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;  // also: we are the second start
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error || setenv("GOMP_SPINCOUNT", "3000", 1) != 0) return;
+  execv(self.c_str(), argv);  // returns only on failure; then all goes on as it was
+}
+
+}  // namespace
 
 void ReportOptions::log(const std::string& line) const {
   if (!quiet) std::cerr << line << std::endl;
@@ -26,6 +45,7 @@ void add_threads_option(CLI::App& app, int& threads) {
 }
 
 int run_program(CLI::App& app, int argc, char** argv, const std::function<void()>& body) {
+  restart_with_short_spinning(argv);
   const auto complain = [&](std::string what) {
     std::replace(what.begin(), what.end(), '\n', ' ');
     std::cerr << app.get_name() << ": " << what << std::endl;
