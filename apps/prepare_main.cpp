@@ -1,4 +1,6 @@
 // prepare: text files -> token files, and single texts to ids and back.
+#include <chrono>
+#include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -22,17 +24,23 @@ void encode(const std::string& tokenizer_name, const std::string& in, const std:
   const TextFile text(in);
   if (text.invalid_sequences() > 0 && !options.refuse_invalid)
     report.log(in + ": " + std::to_string(text.invalid_sequences()) + " byte sequences are not UTF-8");
+  const auto start = std::chrono::steady_clock::now();
   const std::vector<int32_t> ids = tokenizer->encode(text.bytes(), options);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const int width = token_width(tokenizer->vocab_size());
   write_tokens(out, ids, width);
   if (report.json) {
     const nlohmann::ordered_json result = {{"tokens", ids.size()},
                                            {"bytes", text.bytes().size()},
+                                           {"seconds", seconds},
                                            {"vocab_size", tokenizer->vocab_size()},
                                            {"dtype", width == 2 ? "uint16" : "uint32"}};
     std::cout << result.dump(2) << "\n";
   } else {
-    report.log(std::to_string(ids.size()) + " tokens of " + std::to_string(8 * width) + " bits");
+    char rate[64];
+    std::snprintf(rate, sizeof rate, "%.3f s, %.1f MB/s", seconds,
+                  static_cast<double>(text.bytes().size()) / 1e6 / seconds);
+    report.log(std::to_string(ids.size()) + " tokens of " + std::to_string(8 * width) + " bits, encoded in " + rate);
   }
 }
 

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <deque>
 
 #include "data/bpe_train.h"
@@ -150,8 +152,12 @@ TokenMeta prepare_text(const PrepareText& options, const std::function<void(cons
   std::unique_ptr<Tokenizer> tokenizer;
   if (options.tokenizer.starts_with(kTrainBpe)) {
     const int64_t size = trained_size(options.tokenizer);
+    const auto start = std::chrono::steady_clock::now();
     tokenizer = train_byte_bpe(splits["train"], size, options.threads);
-    log("tokenizer: " + std::to_string(tokenizer->vocab_size()) + " tokens" +
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    char time[32];
+    std::snprintf(time, sizeof time, "%.2f s", seconds.count());
+    log("tokenizer: " + std::to_string(tokenizer->vocab_size()) + " tokens, trained in " + time +
         (tokenizer->vocab_size() < size ? ", fewer than asked for: the text has no more pairs that occur twice" : ""));
   } else {
     tokenizer = named_tokenizer(options.tokenizer);
