@@ -209,9 +209,9 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   }
   progress.finish();
   const LoopView& view = loop.view();
+  write_run_page(run);
   if (outcome == Outcome::complete || outcome == Outcome::until) {
     if (family.export_model) family.export_model(loop.model(), settings.recipe, run / "model");
-    write_run_page(run);
     progress.print("model in " + (run / "model").string() + ", report in " + (run / "report.html").string());
   } else {
     progress.print(std::string(outcome == Outcome::signal ? "stopped by a signal" : "stopped after --hours") +
