@@ -55,6 +55,14 @@ std::string unpack(std::string_view, size_t, const std::string& name) {
 
 }  // namespace
 
+bool gzip_supported() {
+#ifdef ACCRETE_WITH_ZLIB
+  return true;
+#else
+  return false;
+#endif
+}
+
 InputFile::InputFile(const fs::path& path, size_t limit) : mapped_(std::make_unique<MappedFile>(path)) {
   bytes_ = mapped_->text();
   if (bytes_.starts_with("\x1f\x8b")) {

@@ -10,6 +10,9 @@
 
 namespace accrete {
 
+// False when the program was built without zlib and packed files are refused.
+bool gzip_supported();
+
 // The bytes of a file; gzip content is recognised by its first bytes, not by its name, and unpacked in memory.
 class InputFile {
  public:

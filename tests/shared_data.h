@@ -18,6 +18,10 @@ inline std::filesystem::path shared_file(const std::string& name) {
   const fs::path root = folder ? fs::path(folder) : fs::path(ACCRETE_SOURCE_DIR) / ".." / "shared" / "data";
   const fs::path found = plain_or_packed(root / name);
   if (found.empty()) std::cout << "skipped: " << name << " is not here (set ACCRETE_DATA)" << std::endl;
+  if (found.extension() == ".gz" && !gzip_supported()) {
+    std::cout << "skipped: " << name << " is packed and this build has no zlib" << std::endl;
+    return {};
+  }
   return found;
 }
 
