@@ -24,7 +24,7 @@ using nlohmann::json;
 
 namespace {
 
-json golden() {
+const json& golden() {
   static const json file = parse_json(file_bytes(ACCRETE_SOURCE_DIR "/tests/golden/bpe.json"), "golden");
   return file;
 }
