@@ -3,7 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "engine/core/random.h"
 #include "engine/nn/layers.h"
@@ -502,6 +504,37 @@ TEST_CASE("a profiling tape times every op") {
     CHECK(node->backward_seconds > 0);
     CHECK(node->done);
   }
+}
+
+TEST_CASE("a profiling tape does not charge an op for the backward walk before it") {
+  const Tensor x = leaf(Shape{2}, 53);
+  Tape tape(Tape::Options{.keep_nodes = true, .profile = true});
+  const Tensor y = o::scale(x, 2.0f);
+  add_hook(y, [](const Tensor& g) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    return g;
+  });
+  backward(o::sum(y));
+  o::scale(x, 3.0f);
+  CHECK(tape.nodes().back()->seconds < 0.25);
+}
+
+TEST_CASE("gradients meet in place: a residual stream needs no extra memory per branch") {
+  const Tensor x = leaf(Shape{64, 64}, 54);
+  const auto peak = [&](int branches) {
+    Tape tape;
+    Tensor y = o::scale(x, 1.0f);
+    for (int i = 0; i < branches; ++i) y = o::add(y, o::scale(y, 0.5f));  // keeps nothing for backward
+    const Tensor dy = like(y);
+    dy.zero();
+    reset_peak(kCpu);
+    const int64_t before = memory_use(kCpu).now;
+    backward(y, dy);
+    return memory_use(kCpu).peak - before;
+  };
+  peak(1);
+  CHECK(peak(8) == peak(2));
+  CHECK(peak(8) == 2 * x.bytes());  // the gradient of the stream and that of one branch
 }
 
 TEST_CASE("check_finite names the first op that made a NaN, forward or backward, also inside recompute") {

@@ -192,7 +192,7 @@ void check_against_reference(const OpRow& row, const OpCase& c, const Expected& 
     expect_close(row, "value", label(row, c, where + " value"), got.outputs[k], want.outputs[k].v, row.value_tolerance);
   }
   if (!row.no_gradient.empty()) return;
-  double along = 0, size = 1e-3;
+  double along = 0, size = 1e-2;
   for (size_t i = 0; i < got.grads.size(); ++i) {
     if (got.grads[i].empty()) continue;
     std::vector<double> some, correct;

@@ -300,6 +300,7 @@ class BackwardPass {
       queue_.pop();
       run(*node);
     }
+    if (tape_ && tape_->options_.profile) tape_->last_mark_ = now_seconds();  // the next op is not charged for this
   }
 
  private:
@@ -348,6 +349,7 @@ class BackwardPass {
     node.saved.clear();
     node.done = true;
     node.backward = nullptr;
+    dy.clear();  // so that a gradient nobody else holds can be added to in place
     for (size_t i = 0; i < dx.size(); ++i) send(node.inputs[i], std::move(dx[i]));
     if (!tape_ || !tape_->options_.keep_nodes) node.inputs.clear();
   }
