@@ -110,7 +110,7 @@ GptConfig read_gpt_hf_config(const fs::path& path) {
   c.vocab_size = hf.integer("vocab_size", 50257);
   c.context = hf.integer("n_positions", hf.integer("n_ctx", 1024));
   c.embed_dim = hf.integer("n_embd", 768);
-  c.depth = hf.integer("n_layer", 12);
+  c.depth = hf.integer("n_layer", 12, 0);
   c.num_heads = hf.integer("n_head", 12);
   c.mlp_dim = hf.integer("n_inner", 0);
   c.layer_norm_eps = hf.number("layer_norm_epsilon", 1e-5);

@@ -19,14 +19,15 @@ bool HfConfig::has(const char* key) const {
   return it != json_.end() && !it->is_null();
 }
 
-void HfConfig::wrong(const char* key, const char* expected) const {
+void HfConfig::wrong(const char* key, const std::string& expected) const {
   fail(where_, "\"", key, "\" must be ", expected, "; got ", printable(at(key).dump(), 40));
 }
 
-int64_t HfConfig::integer(const char* key, int64_t absent) const {
+int64_t HfConfig::integer(const char* key, int64_t absent, int64_t lowest) const {
   if (!has(key)) return absent;
   const auto& value = at(key);
-  if (!value.is_number_integer() || value < 1 || value > (int64_t{1} << 40)) wrong(key, "a whole number from 1");
+  if (!value.is_number_integer() || value < lowest || value > (int64_t{1} << 40))
+    wrong(key, "a whole number from " + std::to_string(lowest));
   return value.get<int64_t>();
 }
 

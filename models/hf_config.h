@@ -17,15 +17,15 @@ class HfConfig {
   // Present and not null: null means "the default" in these files.
   bool has(const char* key) const;
   // The value, or `absent` where there is none; Error on another type.
-  int64_t integer(const char* key, int64_t absent) const;  // 1 or above
-  double number(const char* key, double absent) const;     // 0 or above, finite
+  int64_t integer(const char* key, int64_t absent, int64_t lowest = 1) const;
+  double number(const char* key, double absent) const;  // 0 or above, finite
   bool flag(const char* key, bool absent) const;
   std::string text(const char* key, const std::string& absent) const;
   // Error "... is not supported" unless the flag is absent or has this value.
   void refuse_unless(const char* key, bool supported) const;
 
  private:
-  [[noreturn]] void wrong(const char* key, const char* expected) const;
+  [[noreturn]] void wrong(const char* key, const std::string& expected) const;
   const nlohmann::json& at(const char* key) const { return json_.at(key); }
 
   std::string where_;

@@ -8,6 +8,7 @@
 #include "engine/core/json.h"
 #include "models/gpt.h"
 #include "models/gpt_hf.h"
+#include "models/gpt_llmc.h"
 #include "models/weights.h"
 
 namespace accrete {
@@ -64,8 +65,9 @@ ModelPlace find_model(const fs::path& path) {
   check(fs::exists(path), "model", path.string(), " does not exist");
   const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
   if (path != folder) {
+    if (path.extension() == ".bin" && is_llmc_model(path)) return {ModelKind::llmc, path};
     check(path.string().ends_with(".safetensors") || path.string().ends_with(".safetensors.index.json"), "model",
-          path.string(), " is no model; expected a .safetensors file or a folder");
+          path.string(), " is no model; expected a .safetensors file, a model of llm.c or a folder");
     if (path.filename() == "params.safetensors" && is_checkpoint(folder))
       return {ModelKind::checkpoint, finished(folder)};
     return {ModelKind::hugging_face, path};
@@ -87,6 +89,7 @@ std::unique_ptr<Model> make_model(const std::string& family, const Json& config,
 std::unique_ptr<Model> load_model(const fs::path& path, DType compute, Device device) {
   const ModelPlace place = find_model(path);
   if (is_checkpoint(place.weights)) return load_checkpoint(place.weights, compute, device);
+  if (place.kind == ModelKind::llmc) return read_llmc(place.weights, compute, device);
   return read_gpt_hf(place.weights, compute, device);
 }
 

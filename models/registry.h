@@ -13,11 +13,13 @@ namespace accrete {
 //   hugging_face   folder with config.json ("model_type") and model.safetensors[.index.json], or a .safetensors file
 //   checkpoint     folder with state.json ("family", "model") and params.safetensors, finished when COMPLETE is there
 //   run            folder with ckpt/NNNNNNNN/ or model/
-enum class ModelKind { hugging_face, checkpoint, run };
+//   llmc           a .bin file of llm.c
+enum class ModelKind { hugging_face, checkpoint, run, llmc };
 
 struct ModelPlace {
   ModelKind kind;
-  std::filesystem::path weights;  // where the weights are read: a Hugging Face folder or file, or a checkpoint folder
+  std::filesystem::path
+      weights;  // where the weights are read: a Hugging Face folder, a weight file, or a checkpoint folder
 };
 
 // A run stands for its newest finished checkpoint, or for model/ where it has none. Error when the path is nothing of

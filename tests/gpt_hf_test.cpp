@@ -3,6 +3,7 @@
 #include <map>
 
 #include "engine/core/json.h"
+#include "models/gpt_llmc.h"
 #include "models/hf_config.h"
 #include "models/registry.h"
 #include "tests/gpt_testing.h"
@@ -313,6 +314,65 @@ TEST_CASE("weight files: missing, empty, truncated") {
   }
   fs::remove(file);
   check_sentence(message(), {"model.safetensors"});
+}
+
+TEST_CASE("model files of llm.c, f32 and bf16, with a padded vocabulary") {
+  const TempFolder folder;
+  const fs::path file = folder / "gpt2_tiny.bin";
+  const auto model = read_gpt_hf(golden("gpt2_a"), DType::f32, kCpu);
+  // Written here as llm.c's script does: header, then each tensor of all blocks.
+  const auto bytes_of = [&](int version, bool narrow) {
+    std::vector<int32_t> header(256, 0);
+    const int32_t begin[] = {20240326, version, 33, 97, 3, 3, 24, 128};
+    std::copy(std::begin(begin), std::end(begin), header.begin());
+    std::string bytes(reinterpret_cast<const char*>(header.data()), 1024);
+    const auto add = [&](const std::string& name, size_t padding = 0) {
+      auto v = model->params().value(model->params().find(name)).to_vector<float>();
+      v.resize(v.size() + padding);
+      for (const float x : v) {
+        const uint16_t half = from_float<bf16>(x).bits;
+        bytes.append(narrow ? reinterpret_cast<const char*>(&half) : reinterpret_cast<const char*>(&x), narrow ? 2 : 4);
+      }
+    };
+    add("tokens.weight", 31 * 24);
+    add("positions.weight");
+    for (const char* name : {"norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"})
+      for (const char* kind : {".weight", ".bias"})
+        for (const char* block : {"blocks.0.", "blocks.1.", "blocks.2."}) add(std::string(block) + name + kind);
+    add("norm.weight");
+    add("norm.bias");
+    return bytes;
+  };
+  const std::string whole = bytes_of(3, false);
+  put_file(file, whole);
+  const auto read = load_model(file, DType::f32, kCpu);
+  CHECK(same_bits(all_values(*read), all_values(*model)));
+  CHECK(dynamic_cast<Gpt&>(*read).settings().vocab_size == 97);
+  put_file(file, bytes_of(5, true));
+  auto rounded = all_values(*model);
+  for (float& x : rounded) x = to_float(from_float<bf16>(x));
+  CHECK(same_bits(all_values(*load_model(file, DType::f32, kCpu)), rounded));
+
+  const auto message = [&](std::string bytes) {
+    put_file(file, bytes);
+    return error_of([&] { read_llmc(file, DType::f32, kCpu); });
+  };
+  const auto with = [&](size_t field, int32_t value) {
+    std::string bytes = whole;
+    std::memcpy(bytes.data() + 4 * field, &value, 4);
+    return message(bytes);
+  };
+  check_sentence(message(whole.substr(0, whole.size() - 4)), {"expected " + std::to_string(whole.size()) + " bytes"});
+  check_sentence(message(whole + "1234"), {"got " + std::to_string(whole.size() + 4)});
+  check_sentence(message(whole.substr(0, 100)), {"too short"});
+  check_sentence(with(0, 20240520), {"magic number 20240326; got 20240520"});
+  check_sentence(with(1, 4), {"version 4"});
+  check_sentence(with(4, 100000), {"bytes for these sizes"});
+  check_sentence(with(6, -24), {"width out of range", "-24"});
+  check_sentence(with(7, 96), {"padded vocabulary (96) is smaller"});
+  check_sentence(error_of([&] { load_model(file, DType::f32, kCpu); }), {"padded vocabulary"});
+  put_file(file, "text");
+  check_sentence(error_of([&] { load_model(file, DType::f32, kCpu); }), {"is no model", "llm.c"});
 }
 
 TEST_CASE("load_model finds models in folders, files, checkpoints and runs") {
