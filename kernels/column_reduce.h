@@ -6,7 +6,7 @@
 
 #include "kernels/warp.h"
 
-namespace accrete::kernels {
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 template <int K>
 struct ColumnSums {
@@ -81,4 +81,4 @@ void column_reduce(const Gpu& ctx, const ColumnSums<K>& out, const Term& term, i
   }
 }
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND

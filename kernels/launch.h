@@ -5,6 +5,9 @@
 //
 // nvcc: Gpu is Cuda, the macros become triple brackets and __shared__, and the launch is checked (statement, file,
 // line; ctx.sync_each also waits for the kernel). Host compiler: Gpu is Emu and the block emulator runs the kernel.
+//
+// A program may contain both compilations. Everything that the .cu files share therefore stands in an inline namespace
+// named after the backend, and kernels stand in unnamed namespaces: equal names would be merged by the linker.
 #pragma once
 
 #include <cmath>
@@ -19,7 +22,9 @@
 
 #include <cuda_runtime.h>
 
-namespace accrete::kernels {
+#define ACCRETE_BACKEND on_cuda
+
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 using Gpu = Cuda;
 template <class T>
@@ -66,7 +71,7 @@ class SharedCarver {
   int64_t used_ = 0;
 };
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND
 
 #define ACCRETE_SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #define ACCRETE_DEVICE_ARRAY(type, name, size) static __device__ type name[size]
@@ -77,12 +82,14 @@ class SharedCarver {
 
 #include "kernels/emulator.h"
 
+#define ACCRETE_BACKEND on_emulator
+
 #define __global__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
-namespace accrete::kernels {
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 using Gpu = Emu;
 template <class T>
@@ -106,7 +113,7 @@ class SharedCarver {
   int taken_ = 0;
 };
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND
 
 #define ACCRETE_SHARED(type, name, size) \
   static constexpr char name##_key = 0;  \
@@ -118,7 +125,7 @@ class SharedCarver {
 
 #endif
 
-namespace accrete::kernels {
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 // Bytes of dynamic shared memory that SharedCarver::take<T>(size) uses.
 template <class T>
@@ -139,7 +146,7 @@ inline uint32_t blocks_for(int64_t items, int64_t per_block, int64_t limit = 409
   return items > limit * per_block ? static_cast<uint32_t>(limit) : blocks_covering(items, per_block);
 }
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND
 
 // A device array with static lifetime (ACCRETE_DEVICE_ARRAY) serves one stream at a time.
 #define ACCRETE_LAUNCH(...) \

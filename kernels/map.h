@@ -6,7 +6,7 @@
 #include "kernels/vector.h"
 #include "kernels/warp.h"
 
-namespace accrete::kernels {
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 template <class T>
 struct In {
@@ -90,4 +90,4 @@ void map(const Gpu& ctx, int64_t n, const Fn& fn, const S&... streams) {
   }
 }
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND

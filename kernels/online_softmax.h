@@ -5,7 +5,7 @@
 #include "kernels/math.h"
 #include "kernels/warp.h"
 
-namespace accrete::kernels {
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 struct OnlineSoftmax {
   float m = -INFINITY, s = 0.0f;
@@ -31,4 +31,4 @@ struct OnlineSoftmax {
   }
 };
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND

@@ -3,7 +3,7 @@
 
 #include "kernels/launch.h"
 
-namespace accrete::kernels {
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 // Elements that one thread moves at a time: 16 bytes.
 template <class T>
@@ -82,4 +82,4 @@ bool wide_rows(const T* p, int width, int64_t stride = 0) {
   return reinterpret_cast<uintptr_t>(p) % (bytes < 16 ? bytes : 16) == 0 && stride % width == 0;
 }
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND

@@ -3,7 +3,7 @@
 
 #include "kernels/launch.h"
 
-namespace accrete::kernels {
+namespace accrete::kernels::inline ACCRETE_BACKEND {
 
 inline constexpr int kWarpSize = 32;
 inline constexpr int kBlockWarps = 8;
@@ -78,4 +78,4 @@ void with_row_team(int64_t C, bool wide, Fn&& fn) {
   fn.template operator()<false, false>();
 }
 
-}  // namespace accrete::kernels
+}  // namespace accrete::kernels::inline ACCRETE_BACKEND
