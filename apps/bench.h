@@ -1,0 +1,61 @@
+// The benchmarks of `bench`. Each measures, prints a table (or JSON) with the machine's ceilings beside it, and
+// returns.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "apps/ceilings.h"
+
+namespace accrete {
+
+struct BenchOptions {
+  bool json = false;
+  double seconds = 0.3;  // to spend on each figure
+};
+
+// Products of one GPT step: y = x w^T, dx = dy w, dw = dy^T x, for every linear layer, in f32 and bf16.
+struct GemmBench {
+  int64_t tokens = 1024, embed_dim = 768, vocab_size = 50257;
+};
+void bench_gemm(const GemmBench& bench, const BenchOptions& options);
+
+// Every row of the op table at its speed size, forward and backward, f32 and bf16. `only`: rows whose name contains it.
+void bench_ops(const std::string& only, const BenchOptions& options);
+
+// Whole optimizer steps of a GPT.
+struct StepBench {
+  std::string model = "gpt2", precision = "bf16";
+  int64_t batch = 4, length = 256;
+  int64_t depth = 0, embed_dim = 0, num_heads = 0, vocab_size = 0;  // 0: of the model
+  int64_t steps = 10, warmup = 3;
+  bool recompute = false;
+};
+void bench_step(const StepBench& bench, const BenchOptions& options);
+
+// Encoding and decoding a text.
+void bench_tokenizer(const std::string& tokenizer, const std::string& text, const BenchOptions& options);
+
+// Batches from a folder of token files, as training gets them.
+struct DataBench {
+  std::string data, split = "train";
+  int64_t length = 256, batch = 32;
+  int loader_threads = 1;
+};
+void bench_data(const DataBench& bench, const BenchOptions& options);
+
+// Runs `body` again and again for about `seconds` (at least three times, after one warm-up); the seconds of each run.
+template <class Body>
+Spread repeat_for(double seconds, const Body& body) {
+  body();
+  std::vector<double> all;
+  const double end = now_seconds() + seconds;
+  while (all.size() < 3 || (now_seconds() < end && all.size() < 10000)) {
+    const double begin = now_seconds();
+    body();
+    all.push_back(now_seconds() - begin);
+  }
+  return spread_of(std::move(all));
+}
+
+}  // namespace accrete

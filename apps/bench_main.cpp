@@ -1,0 +1,87 @@
+// bench: speed, with what the machine can do measured in the same run.
+#include "apps/bench.h"
+#include "apps/program.h"
+
+using namespace accrete;
+
+int main(int argc, char** argv) {
+  CLI::App app("Measures speed and prints the machine's measured ceilings beside it.", "bench");
+  app.require_subcommand(1);
+  app.set_help_flag();
+  app.set_help_all_flag("-h,--help", "Print every command and option and exit");
+  BenchOptions options;
+  ReportOptions report;
+  int threads = 1;
+  const auto common = [&](CLI::App* sub) {
+    add_threads_option(*sub, threads);
+    add_report_options(*sub, report);
+    return sub;
+  };
+  const auto timed = [&](CLI::App* sub) {
+    sub->add_option("--seconds", options.seconds, "Time to spend on each figure, in seconds")
+        ->check(CLI::Range(0.001, 3600.0))
+        ->capture_default_str();
+    return common(sub);
+  };
+  const CLI::Range size(int64_t{1}, int64_t{1} << 24), size_or_default(int64_t{0}, int64_t{1} << 24);
+
+  GemmBench gemm;
+  CLI::App* g = timed(app.add_subcommand("gemm", "Matrix products of a GPT step: y, dx, dw, f32 and bf16"));
+  g->add_option("--tokens", gemm.tokens, "Rows: batch x length")->check(size)->capture_default_str();
+  g->add_option("--embed-dim", gemm.embed_dim, "Width of the model")->check(size)->capture_default_str();
+  g->add_option("--vocab", gemm.vocab_size, "Tokens of the output layer")->check(size)->capture_default_str();
+
+  std::string only;
+  CLI::App* op = timed(app.add_subcommand("ops", "Every op of the op table, forward and backward, f32 and bf16"));
+  op->add_option("--only", only, "Only ops with this in their name (default: all)");
+
+  StepBench step;
+  CLI::App* st = common(app.add_subcommand("step", "Whole training steps of a GPT on random tokens"));
+  st->add_option("--model", step.model, "gpt2, gpt2-medium, gpt2-large or gpt2-xl")->capture_default_str();
+  st->add_option("--batch", step.batch, "Sequences of a step")->check(size)->capture_default_str();
+  st->add_option("--length", step.length, "Tokens of a sequence")->check(size)->capture_default_str();
+  st->add_option("--precision", step.precision, "f32 or bf16 (master weights stay f32)")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  st->add_option("--depth", step.depth, "Blocks; 0: of the model")->check(size_or_default)->capture_default_str();
+  st->add_option("--embed-dim", step.embed_dim, "Width; 0: of the model")
+      ->check(size_or_default)
+      ->capture_default_str();
+  st->add_option("--num-heads", step.num_heads, "Attention heads; 0: of the model")
+      ->check(size_or_default)
+      ->capture_default_str();
+  st->add_option("--vocab", step.vocab_size, "Token ids; 0: of the model")
+      ->check(size_or_default)
+      ->capture_default_str();
+  st->add_option("--steps", step.steps, "Measured steps; the median counts")->check(size)->capture_default_str();
+  st->add_option("--warmup", step.warmup, "Steps before them")->check(size)->capture_default_str();
+  st->add_flag("--recompute", step.recompute, "Blocks keep only their input and run again in backward (default: off)");
+
+  std::string tokenizer, text;
+  CLI::App* t = timed(app.add_subcommand("tokenizer", "Encoding and decoding a text"));
+  t->add_option("--tokenizer", tokenizer, "bytes, or a folder or file with tokenizer.json or vocab.json + merges.txt")
+      ->required();
+  t->add_option("--in", text, "Text file, plain or .gz")->required();
+
+  DataBench data;
+  CLI::App* d = timed(app.add_subcommand("data", "Batches of token files, as training gets them"));
+  d->add_option("--data", data.data, "Folder made by `prepare`, or token files")->required();
+  d->add_option("--split", data.split, "Split of a folder")->capture_default_str();
+  d->add_option("--length", data.length, "Tokens of a sequence")->check(size)->capture_default_str();
+  d->add_option("--batch", data.batch, "Sequences of a batch")->check(size)->capture_default_str();
+  d->add_option("--loader-threads", data.loader_threads, "Threads that prepare batches ahead; 0: none")
+      ->check(CLI::Range(0, 256))
+      ->capture_default_str();
+
+  return run_program(app, argc, argv, [&] {
+    set_threads(threads);
+    options.json = report.json;
+    report.log("measuring with " + std::to_string(threads) +
+               " threads; other work on this machine disturbs the figures");
+    if (g->parsed()) bench_gemm(gemm, options);
+    if (op->parsed()) bench_ops(only, options);
+    if (st->parsed()) bench_step(step, options);
+    if (t->parsed()) bench_tokenizer(tokenizer, text, options);
+    if (d->parsed()) bench_data(data, options);
+  });
+}
