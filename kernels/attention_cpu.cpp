@@ -21,9 +21,10 @@ namespace accrete::kernels {
 
 namespace {
 
-constexpr int64_t kKeys = 64;     // keys in a tile
-constexpr int64_t kQueries = 64;  // queries in a tile
-constexpr int64_t kChunk = 256;   // queries of one forward task: a packed tile of keys serves all of them
+constexpr int64_t kKeys = 64;                 // keys in a tile
+constexpr int64_t kQueries = 64;              // queries in a tile
+constexpr int64_t kDiagonal = 3 * kTileRows;  // queries at a time where the causal mask cuts a tile
+constexpr int64_t kChunk = 256;               // queries of one forward task: a packed tile of keys serves all of them
 static_assert(kKeys % kLanes == 0);
 
 int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
@@ -39,11 +40,20 @@ void load_rows(float* y, int64_t width, const T* x, int64_t stride, int64_t rows
   }
 }
 
-// y (cols, kKeys) = x^T, rows `stride` apart in x; columns rows..kKeys-1 of y zero
+// y (padded(cols), kKeys) = x^T, rows `stride` apart in x; what has no source is zero
 template <class T>
 void load_transposed(float* y, const T* x, int64_t stride, int64_t rows, int64_t cols) {
-  for (int64_t r = 0; r < kKeys; ++r)
-    for (int64_t c = 0; c < cols; ++c) y[c * kKeys + r] = r < rows ? to_float(x[r * stride + c]) : 0.0f;
+  for (int64_t r = 0; r < kKeys; r += kLanes) {
+    for (int64_t c = 0; c < cols; c += kLanes) {
+      Vec square[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const T* in = x + (r + i) * stride + c;
+        square[i] = r + i >= rows ? Vec{} : c + kLanes <= cols ? load<Vec>(in) : load_part(in, cols - c);
+      }
+      transpose_square(square);
+      for (int64_t i = 0; i < kLanes; ++i) store(y + (c + i) * kKeys + r, square[i]);
+    }
+  }
 }
 
 template <class T>
@@ -72,8 +82,12 @@ struct Head {
   int64_t visible(int64_t i, int64_t j0, int64_t count) const {
     return s.causal ? std::clamp<int64_t>(i + s.kv_len - s.q_len + 1 - j0, 0, count) : count;
   }
+  // How many queries from i on to treat together: few where the mask cuts the tile, to compute little of what it hides.
+  int64_t together(int64_t i, int64_t end, int64_t j0, int64_t count) const {
+    return std::min(visible(i, j0, count) == count ? kQueries : kDiagonal, end - i);
+  }
   // keep[c] = 1 where probability (i, j0 + c) survives dropout, else 0
-  void keep_mask(float* keep, int64_t i, int64_t j0, int64_t count) const {
+  void keep_mask(float* keep, int64_t i, int64_t j0, int64_t count) const {  // keep: (kKeys)
     const int64_t first = (((s.first_batch + b) * s.heads + h) * s.q_len + i) * s.kv_len + j0;
     const uint32_t limit = threshold;
     for_random_words(s.key, static_cast<uint64_t>(first), count, [=](int64_t at, int64_t n, const uint32_t* words) {
@@ -83,20 +97,21 @@ struct Head {
   }
 };
 
-// One tile of scores (rows, kKeys) of queries i0.. against keys j0..: updates m, l and o, leaves probabilities in `p`.
-void online_softmax(const Head& head, float* p, int64_t i0, int64_t rows, int64_t j0, int64_t count, float* o,
-                    int64_t width, float* m, float* l) {
+// Scores (rows, cols) of queries i0.. against keys j0.., of which `used` <= cols are seen by any of the queries:
+// updates m, l and o, leaves probabilities in `p` (rows kKeys apart).
+void online_softmax(const Head& head, float* p, int64_t i0, int64_t rows, int64_t j0, int64_t used, int64_t cols,
+                    float* o, int64_t width, float* m, float* l) {
   const float lowest = -std::numeric_limits<float>::infinity();
   for (int64_t r = 0; r < rows; ++r) {
     float* row = p + r * kKeys;
-    const int64_t visible = head.visible(i0 + r, j0, count);
+    const int64_t visible = head.visible(i0 + r, j0, used);
     if (visible == 0) {
-      std::fill(row, row + kKeys, 0.0f);
+      std::fill(row, row + cols, 0.0f);
       continue;
     }
-    for (int64_t c = visible; c < kKeys; ++c) row[c] = lowest;
-    const float top = max(m[r], max_over(kKeys, [=]<class V>(int64_t c) { return load<V>(row + c); }));
-    const float total = sum_over(kKeys, [=]<class V>(int64_t c) {
+    for (int64_t c = visible; c < cols; ++c) row[c] = lowest;
+    const float top = max(m[r], max_over(cols, [=]<class V>(int64_t c) { return load<V>(row + c); }));
+    const float total = sum_over(cols, [=]<class V>(int64_t c) {
       const V e = exp(load<V>(row + c) - top);
       store(row + c, e);
       return e;
@@ -112,7 +127,7 @@ void online_softmax(const Head& head, float* p, int64_t i0, int64_t rows, int64_
     if (head.s.dropout > 0.0f) {
       float keep[kKeys];
       head.keep_mask(keep, i0 + r, j0, visible);
-      each(0, kKeys, [&]<class V>(int64_t c) { store(row + c, load<V>(row + c) * load<V>(keep + c)); });
+      each(0, cols, [&]<class V>(int64_t c) { store(row + c, load<V>(row + c) * load<V>(keep + c)); });
     }
   }
 }
@@ -140,12 +155,13 @@ void forward_chunk(const Head& head, T* o, float* lse, const T* q, const T* k, c
     const int64_t kv = head.kv_offset() + j0 * s.kv_row;
     load_transposed(k_tile, k + kv, s.kv_row, count, D);
     load_rows(v_tile, width, v + kv, s.kv_row, count, D, 1.0f);
-    for (int64_t r = 0; r < queries; r += kQueries) {
-      const int64_t rows = std::min(kQueries, queries - r), i0 = i_begin + r;
-      const int64_t used = head.visible(i0 + rows - 1, j0, count);
+    for (int64_t r = 0, rows; r < queries; r += rows) {
+      const int64_t i0 = i_begin + r;
+      rows = head.together(i0, i_end, j0, count);
+      const int64_t used = head.visible(i0 + rows - 1, j0, count), cols = padded(used);
       if (used == 0) continue;
-      small_product(rows, kKeys, D, q_chunk + r * width, width, 1, k_tile, kKeys, p, kKeys, false);
-      online_softmax(head, p, i0, rows, j0, count, o_chunk + r * width, width, m + r, l + r);
+      small_product(rows, cols, D, q_chunk + r * width, width, 1, k_tile, kKeys, p, kKeys, false);
+      online_softmax(head, p, i0, rows, j0, used, cols, o_chunk + r * width, width, m + r, l + r);
       small_product(rows, width, used, p, kKeys, 1, v_tile, width, o_chunk + r * width, width, true);
     }
   }
@@ -158,31 +174,32 @@ void forward_chunk(const Head& head, T* o, float* lse, const T* q, const T* k, c
   }
 }
 
-// p: scores (rows, kKeys) -> dropout(p) without its factor; ds: d_o v^T -> gradient of the scores
-void softmax_gradient(const Head& head, float* p, float* ds, int64_t i0, int64_t rows, int64_t j0, int64_t count,
-                      const float* lse, const float* delta) {
+// p: scores (rows, cols) -> dropout(p) without its factor; ds: d_o v^T -> gradient of the scores; of the columns `used`
+// are seen by any of the queries
+void softmax_gradient(const Head& head, float* p, float* ds, int64_t i0, int64_t rows, int64_t j0, int64_t used,
+                      int64_t cols, const float* lse, const float* delta) {
   const float kept = 1.0f / (1.0f - head.s.dropout);
   for (int64_t r = 0; r < rows; ++r) {
     float *p_row = p + r * kKeys, *ds_row = ds + r * kKeys;
-    const int64_t visible = head.visible(i0 + r, j0, count);
+    const int64_t visible = head.visible(i0 + r, j0, used);
     const float shift = lse[r], inner = delta[r];
     if (visible > 0 && head.s.dropout > 0.0f) {
       float keep[kKeys];
       head.keep_mask(keep, i0 + r, j0, visible);
-      each(0, kKeys, [&]<class V>(int64_t c) {
+      each(0, cols, [&]<class V>(int64_t c) {
         const V e = exp(load<V>(p_row + c) - shift), mask = load<V>(keep + c);
         store(ds_row + c, e * (load<V>(ds_row + c) * mask * kept - inner));
         store(p_row + c, e * mask);
       });
     } else if (visible > 0) {
-      each(0, kKeys, [=]<class V>(int64_t c) {
+      each(0, cols, [=]<class V>(int64_t c) {
         const V e = exp(load<V>(p_row + c) - shift);
         store(ds_row + c, e * (load<V>(ds_row + c) - inner));
         store(p_row + c, e);
       });
     }
-    std::fill(p_row + visible, p_row + kKeys, 0.0f);
-    std::fill(ds_row + visible, ds_row + kKeys, 0.0f);
+    std::fill(p_row + visible, p_row + cols, 0.0f);
+    std::fill(ds_row + visible, ds_row + cols, 0.0f);
   }
 }
 
@@ -221,15 +238,16 @@ void backward_head(const Head& head, T* dq, T* dk, T* dv, float* delta, const T*
     load_transposed(v_turned, v + kv, s.kv_row, count, D);
     std::fill(dk_tile, dk_tile + 2 * kKeys * width, 0.0f);  // and dv_tile
     const int64_t first_query = s.causal ? std::max<int64_t>(0, j0 - (s.kv_len - s.q_len)) : 0;
-    for (int64_t i0 = first_query / kQueries * kQueries; i0 < s.q_len; i0 += kQueries) {
-      const int64_t rows = std::min(kQueries, s.q_len - i0);
+    for (int64_t i0 = first_query, rows; i0 < s.q_len; i0 += rows) {
+      rows = head.together(i0, s.q_len, j0, count);
+      const int64_t used = head.visible(i0 + rows - 1, j0, count), cols = padded(used);
       const float *q_tile = q_all + i0 * width, *do_tile = do_all + i0 * width;
-      small_product(rows, kKeys, D, q_tile, width, 1, k_turned, kKeys, p, kKeys, false);
-      small_product(rows, kKeys, D, do_tile, width, 1, v_turned, kKeys, ds, kKeys, false);
-      softmax_gradient(head, p, ds, i0, rows, j0, count, lse + i0, delta + i0);
-      small_product(count, width, rows, p, 1, kKeys, do_tile, width, dv_tile, width, true);
-      small_product(count, width, rows, ds, 1, kKeys, q_tile, width, dk_tile, width, true);
-      small_product(rows, width, count, ds, kKeys, 1, k_tile, width, dq_all + i0 * width, width, true);
+      small_product(rows, cols, D, q_tile, width, 1, k_turned, kKeys, p, kKeys, false);
+      small_product(rows, cols, D, do_tile, width, 1, v_turned, kKeys, ds, kKeys, false);
+      softmax_gradient(head, p, ds, i0, rows, j0, used, cols, lse + i0, delta + i0);
+      small_product(used, width, rows, p, 1, kKeys, do_tile, width, dv_tile, width, true);
+      small_product(used, width, rows, ds, 1, kKeys, q_tile, width, dk_tile, width, true);
+      small_product(rows, width, used, ds, kKeys, 1, k_tile, width, dq_all + i0 * width, width, true);
     }
     store_rows(dk + kv, s.kv_row, dk_tile, width, count, D, 1.0f);
     store_rows(dv + kv, s.kv_row, dv_tile, width, count, D, 1.0f / (1.0f - s.dropout));

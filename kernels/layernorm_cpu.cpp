@@ -3,7 +3,6 @@
 #include "kernels/layernorm.h"
 
 #include <cmath>
-#include <utility>
 
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
@@ -36,8 +35,11 @@ void normalise_row(T* y, float* mean, float* rstd, const T* x, const float* gamm
 }
 
 // mean(g) and mean(g * h) of one row, where g = dy * gamma and h = (x - m) * r.
+struct GradientMeans {
+  float g, gh;
+};
 template <class T>
-std::pair<float, float> gradient_means(const T* dy, const T* x, const float* gamma, float m, float r, int64_t C) {
+GradientMeans gradient_means(const T* dy, const T* x, const float* gamma, float m, float r, int64_t C) {
   Vec g0{}, g1{}, gh0{}, gh1{};
   int64_t c = 0;
   for (; c + 2 * kLanes <= C; c += 2 * kLanes) {
@@ -94,13 +96,13 @@ void layernorm_backward(const Cpu& dev, T* dx, float* dgamma, float* dbeta, cons
     for (int64_t n = blocks.begin(block); n < blocks.end(block); ++n) {
       const T *g = dy + n * C, *row = x + n * C;
       const float m = mean[n], r = rstd[n];
-      const auto [mean_g, mean_gh] = gradient_means(g, row, gamma, m, r, C);
+      const GradientMeans mean_of = gradient_means(g, row, gamma, m, r, C);
       T* out = dx + n * C;
       const T* add = dx_add ? dx_add + n * C : nullptr;
       each(0, C, [=]<class V>(int64_t c) {
         const V d = load<V>(g + c);
         const V h = (load<V>(row + c) - m) * r;
-        V result = (d * load<V>(gamma + c) - mean_g - h * mean_gh) * r;
+        V result = (d * load<V>(gamma + c) - mean_of.g - h * mean_of.gh) * r;
         if (add) result += load<V>(add + c);
         store(sum_dyh + c, load<V>(sum_dyh + c) + d * h);
         store(sum_dy + c, load<V>(sum_dy + c) + d);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -66,6 +67,44 @@ inline void store(bf16* p, Vec v) {
 inline Vec broadcast(float x) { return x - Vec{}; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline float max(float a, float b) { return a > b ? a : b; }
+
+// The first n < kLanes elements, the rest 0.
+template <class T>
+inline Vec load_part(const T* p, int64_t n) {
+  float a[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) a[i] = to_float(p[i]);
+  return load<Vec>(a);
+}
+
+// Lanes of a and b, picked by number: 0 .. kLanes-1 are a's, the next kLanes b's.
+template <int... lane>
+inline Vec pick(Vec a, Vec b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, lane...);
+#else
+  return __builtin_shuffle(a, b, IntVec{lane...});
+#endif
+}
+
+// Exchanges lane i+width of rows[r] with lane i of rows[r + width], for all i and r without the bit `width`.
+template <int width, int... lane>
+inline void exchange(Vec* rows, std::integer_sequence<int, lane...>) {
+  for (int r = 0; r < kLanes; ++r) {
+    if (r & width) continue;
+    const Vec a = rows[r], b = rows[r + width];
+    rows[r] = pick<(lane & width ? kLanes + lane - width : lane)...>(a, b);
+    rows[r + width] = pick<(lane & width ? kLanes + lane : lane + width)...>(a, b);
+  }
+}
+
+// rows[i] lane j <-> rows[j] lane i
+inline void transpose_square(Vec* rows) {
+  constexpr std::make_integer_sequence<int, kLanes> lanes{};
+  exchange<1>(rows, lanes);
+  exchange<2>(rows, lanes);
+  if constexpr (kLanes >= 8) exchange<4 % kLanes>(rows, lanes);
+  if constexpr (kLanes >= 16) exchange<8 % kLanes>(rows, lanes);
+}
 
 // The lower (part 0) or upper (part 1) half of v in double.
 template <int part>
