@@ -65,6 +65,17 @@ TEST_CASE("golden greedy text, streamed in order") {
   }
 }
 
+#if defined(ACCRETE_WITH_EMULATOR)
+TEST_CASE("golden greedy text from the CUDA kernels, run by the emulator") {
+  const auto model = read_gpt_hf(golden("gpt2_b"), DType::f32, kEmu);
+  const auto want = Golden("gpt2_b").ints("greedy");
+  GenerateOptions o;
+  o.sampling.temperature = 0;
+  o.tokens = 6;
+  CHECK(generate(*model, std::span(want).first(5), o).ids == std::vector<int32_t>(want.begin() + 5, want.end()));
+}
+#endif
+
 TEST_CASE("beyond the context the last half is read again") {
   const auto model = read_gpt_hf(golden("gpt2_b"), DType::f32, kCpu);  // context 11
   GenerateOptions o;
