@@ -39,6 +39,7 @@ StepSeconds OneStep::run(const Batch& batch, Tape::Options options, const std::f
     bytes_ = tape.total_bytes();
     if (look) look(tape);
   }
+  if (device_ == kDry) return t;
   const double update = now_seconds();
   optimizer_->gradient_norm();
   optimizer_->step(stage_.optim.lr, ++steps_);
