@@ -3,7 +3,7 @@
 
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
-#include "kernels/unary.h"
+#include "kernels/unary_simd.h"
 
 namespace accrete::kernels {
 
@@ -46,8 +46,12 @@ template <class T>
 void unary_forward(const Cpu& dev, Unary f, T* y, const T* x, int64_t n) {
   with_unary(f, [&]<Unary F>() {
     for_elements(dev, n, kFunctionCost, [=](int64_t begin, int64_t end) {
+      if constexpr (kHasVectorForm<F>) {
+        each(begin, end, [=]<class V>(int64_t i) { store(y + i, unary_value<F>(load<V>(x + i))); });
+      } else {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) y[i] = from_float<T>(unary_value<F>(to_float(x[i])));
+        for (int64_t i = begin; i < end; ++i) y[i] = from_float<T>(unary_value<F>(to_float(x[i])));
+      }
     });
   });
 }
@@ -56,9 +60,14 @@ template <class T>
 void unary_backward(const Cpu& dev, Unary f, T* dx, const T* x, const T* dy, int64_t n) {
   with_unary(f, [&]<Unary F>() {
     for_elements(dev, n, kFunctionCost, [=](int64_t begin, int64_t end) {
+      if constexpr (kHasVectorForm<F>) {
+        each(begin, end,
+             [=]<class V>(int64_t i) { store(dx + i, unary_derivative<F>(load<V>(x + i)) * load<V>(dy + i)); });
+      } else {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i)
-        dx[i] = from_float<T>(unary_derivative<F>(to_float(x[i])) * to_float(dy[i]));
+        for (int64_t i = begin; i < end; ++i)
+          dx[i] = from_float<T>(unary_derivative<F>(to_float(x[i])) * to_float(dy[i]));
+      }
     });
   });
 }
