@@ -210,10 +210,12 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   progress.finish();
   const LoopView& view = loop.view();
   write_run_page(run);
-  if (outcome == Outcome::complete || outcome == Outcome::until) {
+  // --hours leaves a model to use, like the end of a run; a signal wants to be obeyed quickly.
+  if (outcome != Outcome::signal) {
     if (family.export_model) family.export_model(loop.model(), settings.recipe, run / "model");
     progress.print("model in " + (run / "model").string() + ", report in " + (run / "report.html").string());
-  } else {
+  }
+  if (outcome == Outcome::signal || outcome == Outcome::hours) {
     progress.print(std::string(outcome == Outcome::signal ? "stopped by a signal" : "stopped after --hours") +
                    " at step " + std::to_string(view.state.step) + "; saved; continue with --resume");
   }

@@ -1,0 +1,97 @@
+// Durations and learning-rate schedules, against published values and closed forms.
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "engine/core/error.h"
+#include "training/duration.h"
+#include "training/schedule.h"
+
+using namespace accrete;
+
+namespace {
+
+Schedule make(const std::string& name, int64_t total, const std::string& warmup, double final_factor) {
+  ScheduleConfig c;
+  c.name = name;
+  c.warmup = warmup;
+  c.final_factor = final_factor;
+  return Schedule(c, Clock{.steps_per_epoch = 100, .tokens_per_step = 1000, .run_steps = total});
+}
+
+}  // namespace
+
+TEST_CASE("durations: units, rounding, and what is refused") {
+  const Clock clock{.steps_per_epoch = 12.5, .tokens_per_step = 2048, .run_steps = 1000};
+  CHECK(to_steps("500st", clock, "d") == 500);
+  CHECK(to_steps("2ep", clock, "d") == 25);
+  CHECK(to_steps("0.01ep", clock, "d") == 1);  // above 0 is at least one step
+  CHECK(to_steps("0ep", clock, "d") == 0);
+  CHECK(to_steps("0.25run", clock, "d") == 250);
+  CHECK(to_steps("2e6tok", clock, "d") == 977);
+  for (const char* bad : {"", "5", "st", "5 st", "-1st", "5steps", "1e400st", "nanst", "0x5st", "5st "}) {
+    CAPTURE(bad);
+    CHECK_THROWS_AS(parse_duration(bad, "duration"), Error);
+  }
+  CHECK_THROWS_WITH_AS(to_steps("0.5run", Clock{.steps_per_epoch = 1}, "duration"),
+                       doctest::Contains("\"duration\" cannot be a share of the run"), Error);
+  CHECK_THROWS_WITH_AS(to_steps("5tok", Clock{.steps_per_epoch = 1}, "duration"), doctest::Contains("tokens"), Error);
+}
+
+TEST_CASE("cosine with warm-up: the rates of nanoGPT's GPT-2 run") {
+  // 6e-4 to 6e-5, warm-up 2000, 600000 steps; values computed from its published formula.
+  const Schedule s = make("cosine", 600000, "2000st", 0.1);
+  const std::pair<int64_t, double> expected[] = {{0, 2.99850075e-7}, {1000, 3.00149925e-4},   {1999, 5.99700150e-4},
+                                                 {2000, 6e-4},       {100000, 5.64999918e-4}, {301000, 3.3e-4},
+                                                 {600000, 6e-5}};
+  for (const auto& [step, rate] : expected) CHECK(6e-4 * s.factor(step) == doctest::Approx(rate).epsilon(1e-8));
+}
+
+TEST_CASE("the other shapes") {
+  CHECK(make("constant", 100, "0st", 0.1).factor(99) == 1.0);
+  CHECK(make("linear", 100, "0st", 0.0).factor(25) == doctest::Approx(0.75));
+  CHECK(make("linear", 110, "10st", 0.2).factor(60) == doctest::Approx(0.6));
+  CHECK(make("linear", 110, "10st", 0.2).factor(4) == doctest::Approx(5.0 / 11.0));
+  ScheduleConfig poly;
+  poly.name = "poly";
+  poly.power = 2;
+  poly.final_factor = 0;
+  CHECK(Schedule(poly, Clock{.run_steps = 100}).factor(50) == doctest::Approx(0.25));
+  ScheduleConfig wsd;
+  wsd.name = "wsd";
+  wsd.decay = "0.2run";
+  wsd.final_factor = 0;
+  const Schedule w(wsd, Clock{.run_steps = 100});
+  CHECK(w.factor(79) == 1.0);
+  CHECK(w.factor(85) == doctest::Approx(1 - std::sqrt(0.25)));
+  ScheduleConfig step;
+  step.name = "step";
+  step.milestones = {"30st", "0.6run"};
+  step.gamma = 0.5;
+  const Schedule drops(step, Clock{.run_steps = 100});
+  CHECK(drops.factor(29) == 1.0);
+  CHECK(drops.factor(30) == 0.5);
+  CHECK(drops.factor(60) == 0.25);
+}
+
+TEST_CASE("every schedule stays in [0, 1] and ends at its final factor") {
+  for (const char* name : {"constant", "cosine", "linear", "poly", "wsd", "step"}) {
+    CAPTURE(name);
+    const Schedule s = make(name, 137, "0.1run", 0.05);
+    for (int64_t t = 0; t < 200; ++t) {
+      CHECK(s.factor(t) > 0.0);
+      CHECK(s.factor(t) <= 1.0);
+    }
+    const bool falls = std::string(name) != "constant" && std::string(name) != "step";
+    if (falls) CHECK(s.factor(137) == doctest::Approx(0.05));
+  }
+}
+
+TEST_CASE("schedules that do not fit are refused") {
+  CHECK_THROWS_WITH_AS(make("cosine", 10, "11st", 0.1), doctest::Contains("longer than the stage"), Error);
+  ScheduleConfig wsd;
+  wsd.name = "wsd";
+  wsd.warmup = "0.5run";
+  wsd.decay = "0.6run";
+  CHECK_THROWS_WITH_AS(Schedule(wsd, Clock{.run_steps = 100}), doctest::Contains("schedule.decay"), Error);
+}
