@@ -5,8 +5,8 @@
 # ACCRETE_BUILD names another build folder than build/; QUICKSTART_OUT another result folder than runs/quickstart.
 set -euo pipefail
 source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-build_dir=${ACCRETE_BUILD:-$source_dir/build}
-out=${QUICKSTART_OUT:-$source_dir/runs/quickstart}
+build_dir=$(realpath -m "${ACCRETE_BUILD:-$source_dir/build}")
+out=$(realpath -m "${QUICKSTART_OUT:-$source_dir/runs/quickstart}")
 . "$source_dir/apps/setup.sh"
 step() { printf '\n== %s\n' "$*"; }
 
@@ -22,11 +22,11 @@ install_packages "${build_packages[@]}"
 step "2/5  Build (the first time takes some minutes)"
 configure "$build_dir"
 build "$build_dir" prepare train_gpt generate
-programs=$build_dir/apps
+out=${out#"$source_dir"/} programs=${build_dir#"$source_dir"/}/apps  # short names: we go to the top of the repository
 
 step "3/5  Data: this repository's own sources and documents"
-mkdir -p "$out"
 cd "$source_dir"
+mkdir -p "$out"
 { git ls-files 2>/dev/null || find . -path ./.git -prune -o -path './build*' -prune -o -path ./runs -prune -o -type f -print; } |
   grep -E '\.(cpp|cu|h|md|sh|py|cmake|txt)$' | sort | while read -r file; do
     printf '// %s\n' "${file#./}"
@@ -35,7 +35,7 @@ cd "$source_dir"
 "$programs/prepare" text --in "$out/text.txt" --tokenizer train-bpe:2048 --out "$out/data"
 
 step "4/5  Training"
-"$programs/train_gpt" --recipe apps/recipes/quickstart.json data.path="$out/data" "$@" --hours 0.07 --out "$out/run"
+"$programs/train_gpt" --recipe apps/recipes/quickstart.json data.path="$out/data" "$@" --hours 0.066 --out "$out/run"
 
 step "5/5  What it writes when asked to continue a line"
 "$programs/generate" "$out/run" --prompt '// The gradient of' --tokens 120 --temperature 0.7 --seed 1

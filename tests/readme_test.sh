@@ -4,7 +4,7 @@
 # A block that opens with ```bash is run as it stands, line by line, from the top of the repository; ```text and other
 # blocks are illustrations. All blocks run in one scratch copy made of links, in the order of the files, so a later
 # block finds what an earlier one made, and nothing is written into the repository. Trainings are cut to two steps of a
-# tiny model by the rules below; wiki.*.tokens stand for the files that a reader downloads.
+# tiny model by the rules below, and nothing is downloaded.
 set -euo pipefail
 source_dir=$(cd "$1" && pwd) build_dir=$(cd "$2" && pwd)
 scratch=$(mktemp -d)
@@ -14,14 +14,15 @@ for entry in "$source_dir"/*; do
   case "${entry##*/}" in build* | runs) ;; *) ln -s "$entry" . ;; esac
 done
 ln -s "$build_dir" build
-mkdir wikitext-2
-for split in train valid test; do head -c 60000 "$source_dir"/kernels/*_cpu.cpp >"wikitext-2/wiki.$split.tokens"; done
+mkdir -p datasets/wikitext-2  # stand-ins for what a reader downloads or has
+for split in train valid test; do cat "$source_dir"/kernels/*_cpu.cpp | tee "$split.txt" >"datasets/wikitext-2/$split.txt"; done
 
 tiny='duration=2st batch.size=2 batch.micro=0 model.depth=2 model.embed_dim=32 model.num_heads=2 data.length=32 eval.batches=1'
 rules=(
   -e "/train_gpt/ s/ --out/ $tiny --out/"               # every training
   -e "s#^(bash apps/quickstart.sh)\$#\\1 $tiny#"
   -e 's#^bash tests/run.sh\b.*#bash tests/run.sh --help#'   # that is what runs us
+  -e 's#^bash data/download.sh .*#bash data/download.sh --help#'
   -e "s#^cmake -S \\.( .*)?#cmake -S '$source_dir'\\1#"     # CMake knows this build by its real source folder
   -e '/freeze_half/ s/$/ --steps 2 model.embed_dim=32 data.length=32/'
   -e '/modular_addition/ s/$/ --steps 20/'

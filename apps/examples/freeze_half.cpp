@@ -20,29 +20,24 @@ class TwoHalves : public Plan {
 
   // A plan answers one question: which stage comes next?
   std::optional<Stage> next(const RunState& state) override {
+    if (state.stage > 1) return std::nullopt;
+    Stage stage = stage_of(recipe_, state.stage == 0 ? "first half" : "second half");
+    stage.duration = std::to_string(steps_ / 2) + "st";
     if (state.stage == 0) {
-      Stage whole = stage_of(recipe_, "whole");
-      whole.duration = std::to_string(steps_ - steps_ / 2) + "st";
-      whole.schedule.name = "constant";
-      return whole;
+      stage.schedule.name = "constant";
+      return stage;
     }
-    if (state.stage == 1) {
-      Stage upper = stage_of(recipe_, freeze_ ? "upper half" : "whole, second half");
-      upper.duration = std::to_string(steps_ / 2) + "st";
-      upper.schedule.name = "cosine";
-      upper.schedule.warmup = "0st";
-      upper.initialise = [](ParamStore& store, const ParamStore* before) {
-        store.values().copy_from(before->values());
-        store.refresh();
+    stage.schedule.warmup = "0st";
+    stage.initialise = [](ParamStore& store, const ParamStore* before) {
+      store.values().copy_from(before->values());
+      store.refresh();
+    };
+    const int64_t depth = recipe_.model.at("depth").get<int64_t>();
+    if (freeze_)
+      stage.trainable = [depth](const ParamEntry& e) {
+        return e.block >= depth / 2 || e.name.rfind("norm", 0) == 0;  // the last norm belongs to no block
       };
-      const int64_t depth = recipe_.model.at("depth").get<int64_t>();
-      if (freeze_)
-        upper.trainable = [depth](const ParamEntry& e) {
-          return e.block >= depth / 2 || e.name.rfind("norm", 0) == 0;  // the last norm belongs to no block
-        };
-      return upper;
-    }
-    return std::nullopt;
+    return stage;
   }
 
  private:
@@ -55,6 +50,7 @@ RunRecord train(Plan& plan, const std::string& name, const LoopSettings& common,
   LoopSettings settings = common;
   settings.run = e.out / name;
   check(!std::filesystem::exists(settings.run), "freeze_half", settings.run.string(), " exists; choose another --out");
+  std::filesystem::create_directories(settings.run);
   MetricsRecorder metrics(settings.run, 0, 0);  // metrics.jsonl and TensorBoard
   ProgressRecorder progress(settings.run, e.report.quiet);
   Loop(settings, plan, {&metrics, &progress}).run({});
