@@ -45,10 +45,15 @@ inline V load(const bf16* p) {
   if constexpr (std::is_same_v<V, float>) {
     return to_float(*p);
   } else {
+#if defined(__AVX512F__)
+    const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const UintVec u = reinterpret_cast<UintVec>(_mm512_maskz_cvtepu16_epi32(0xffff, h));
+#else
     HalfVec h;
     std::memcpy(&h, p, sizeof h);
-    const UintVec u = __builtin_convertvector(h, UintVec) << 16;
-    return reinterpret_cast<Vec>(u);
+    const UintVec u = __builtin_convertvector(h, UintVec);
+#endif
+    return reinterpret_cast<Vec>(u << 16);
   }
 }
 
@@ -57,6 +62,15 @@ inline void store(bf16* p, float v) { *p = from_float<bf16>(v); }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 // Rounds exactly as from_float<bf16>.
 inline void store(bf16* p, Vec v) {
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+  // The instruction rounds the same way but takes subnormal numbers as zero: those go the long way.
+  constexpr int kSubnormal = 0x20;
+  if (_mm512_fpclass_ps_mask(reinterpret_cast<__m512>(v), kSubnormal) == 0) [[likely]] {
+    const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
+    std::memcpy(&p->bits, &half, sizeof half);
+    return;
+  }
+#endif
   const UintVec u = reinterpret_cast<UintVec>(v);
   const UintVec rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const UintVec bits = reinterpret_cast<UintVec>((u & 0x7fffffffu) > 0x7f800000u) ? ((u >> 16) | 0x40u) : rounded;
