@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""The step of `bench step` in PyTorch: same GPT, same batch, same optimizer, same JSON. See README.md beside this file.
+
+    python3 apps/bench/peer_step.py --model gpt2 --batch 4 --length 256 --precision bf16 --json
+"""
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+
+BEGIN = time.perf_counter()
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+SIZES = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (t.view(B, T, self.heads, C // self.heads).transpose(1, 2) for t in self.qkv(self.norm1(x)).split(C, 2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(y.transpose(1, 2).reshape(B, T, C))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate="tanh"))
+
+
+class Gpt(nn.Module):
+    def __init__(self, vocab, context, width, depth, heads):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocab, width), nn.Embedding(context, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        for name, p in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif p.dim() == 2:
+                nn.init.normal_(p, std=0.02 / ((2 * depth) ** 0.5 if "proj" in name or "fc2" in name else 1))
+
+    def forward(self, ids, targets):
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.norm(x), self.tokens.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.view(-1))
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    a.add_argument("--model", default="gpt2", choices=SIZES)
+    a.add_argument("--batch", type=int, default=4)
+    a.add_argument("--length", type=int, default=256)
+    a.add_argument("--precision", default="bf16", choices=["f32", "bf16", "pure-bf16"],
+                   help="bf16: autocast over f32 weights; pure-bf16: weights and moments in bf16 too")
+    a.add_argument("--depth", type=int, default=0)
+    a.add_argument("--embed-dim", type=int, default=0)
+    a.add_argument("--num-heads", type=int, default=0)
+    a.add_argument("--vocab", type=int, default=0)
+    a.add_argument("--steps", type=int, default=10)
+    a.add_argument("--warmup", type=int, default=3)
+    a.add_argument("--threads", type=int, default=0, help="0: all processors")
+    a.add_argument("--compile", action="store_true", help="torch.compile the model (compiling counts as time to the first step)")
+    a.add_argument("--json", action="store_true")
+    o = a.parse_args()
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    depth, heads, width = SIZES[o.model]
+    depth, heads, width = o.depth or depth, o.num_heads or heads, o.embed_dim or width
+    vocab, context = o.vocab or 50257, max(1024, o.length)
+
+    torch.manual_seed(1)
+    model = Gpt(vocab, context, width, depth, heads)
+    if o.precision == "pure-bf16":
+        model = model.bfloat16()
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+                                  lr=6e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    run = torch.compile(model) if o.compile else model
+    ids, targets = (torch.randint(0, vocab, (o.batch, o.length)) for _ in range(2))
+
+    def step():
+        begin = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=o.precision == "bf16"):
+            loss = run(ids, targets)
+        value = loss.item()
+        middle = time.perf_counter()
+        loss.backward()
+        after = time.perf_counter()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        end = time.perf_counter()
+        return value, end - begin, middle - begin, after - middle, end - after
+
+    first_loss = step()[0]
+    first = time.perf_counter() - BEGIN
+    for _ in range(o.warmup - 1):
+        step()
+    runs = [step() for _ in range(o.steps)]
+    median = [statistics.median(r[i] for r in runs) for i in range(1, 5)]
+    tokens = o.batch * o.length
+    products = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and n != "positions.weight")
+    # 2 per multiply-add; forward, and twice that backward; attention: half of the T x T scores, two products.
+    flops = 3 * tokens * (2 * products + depth * 2 * width * (o.length + 1))
+    result = {
+        "peer": "torch " + torch.__version__ + (" compiled" if o.compile else " eager"), "model": o.model,
+        "params": sum(p.numel() for p in model.parameters()), "batch": o.batch, "length": o.length,
+        "precision": o.precision, "threads": torch.get_num_threads(),
+        "step_seconds": {"median": median[0], "min": min(r[1] for r in runs), "max": max(r[1] for r in runs)},
+        "forward_seconds": median[1], "backward_seconds": median[2], "optimizer_seconds": median[3],
+        "tokens_per_second": tokens / median[0], "flops_per_step": flops, "flops_per_second": flops / median[0],
+        "peak_process_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "time_to_first_step": first, "first_loss": first_loss, "last_loss": runs[-1][0],
+    }
+    if o.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(f"{result['peer']}, {result['params'] / 1e6:.1f} M parameters, {o.precision}: "
+              f"{1e3 * median[0]:.0f} ms a step ({1e3 * median[1]:.0f} forward, {1e3 * median[2]:.0f} backward, "
+              f"{1e3 * median[3]:.0f} update), {result['tokens_per_second']:.0f} tok/s, "
+              f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s, {result['peak_process_memory'] / 2**20:.0f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
