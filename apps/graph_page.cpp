@@ -14,8 +14,8 @@ main { max-width: 1480px; padding-bottom: 24px; }
 .cards .card { padding: 9px 12px; }
 .cards .label, .cards .note { color: var(--soft); font-size: 12.5px; }
 .cards .value { font-size: 19px; font-weight: 600; letter-spacing: -0.02em; font-variant-numeric: tabular-nums; line-height: 1.35; white-space: nowrap; }
-#parts { display: grid; grid-template-columns: repeat(2, 1fr); gap: 2px 36px; }
-.part { display: grid; grid-template-columns: minmax(0, 1fr) 130px 118px; gap: 10px; align-items: center; font-size: 13px; height: 23px; }
+#parts { columns: 2; column-gap: 36px; }
+.part { break-inside: avoid; display: grid; grid-template-columns: minmax(0, 1fr) 120px 150px; gap: 10px; align-items: center; font-size: 13px; height: 23px; }
 .part > span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .part > span:last-child { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { height: 9px; border-radius: 3px; background: color-mix(in srgb, var(--c) 32%, transparent); overflow: hidden; min-width: 1px; }
@@ -51,11 +51,12 @@ main { max-width: 1480px; padding-bottom: 24px; }
 #detail table { margin-top: 8px; }
 #detail th, #detail td { padding: 3px 0; }
 #detail td { text-align: right; overflow-wrap: anywhere; }
+#detail tr:last-child th { border-bottom: 0; }
 #detail h4 { margin: 12px 0 2px; font-size: 12.5px; color: var(--soft); font-weight: 500; }
 #detail ul { margin: 0; padding: 0; list-style: none; }
 #detail li { padding: 2px 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
 #detail a { color: var(--accent); cursor: pointer; }
-@media (max-width: 1050px) { #work { grid-template-columns: 1fr; } .cards { grid-template-columns: repeat(3, 1fr); } #parts { grid-template-columns: 1fr; } }
+@media (max-width: 1050px) { #work { grid-template-columns: 1fr; } .cards { grid-template-columns: repeat(3, 1fr); } #parts { columns: 1; } }
 )css";
 
 constexpr std::string_view kScript = R"js(
@@ -147,13 +148,13 @@ card('Arithmetic', scaled(step.flops, ['', ' k', ' M', ' G', ' T', ' P'], 1000).
 card('Memory traffic', bytes(step.bytes), `copy ceiling ${bytes(step.ceiling_bytes)}/s`);
 card('Kept for backward', bytes(data.totals.saved_bytes), `${count(step.params)} parameters`);
 card('Floor', time(step.floor_seconds), `${percent(step.floor_seconds / step.seconds)} of the time is needed`);
-const parts = data.parts.slice(0, 12), mostPart = Math.max(...parts.map((p) => p.seconds));
+const parts = data.parts.filter((p) => p.seconds > p.floor_seconds).slice(0, 12), mostPart = Math.max(...parts.map((p) => p.seconds));
 for (const p of parts) {
   const row = make('div', 'part', byId('parts'));
   const op = p.where.split(' ').find((w) => kinds.includes(w) || w.endsWith('layernorm')) || '';
   make('span', '', row, p.where + (p.count > 1 ? ` (${p.count})` : '')).title = p.where;
   bar(make('span', '', row), p.seconds, p.floor_seconds, mostPart, colourOf({op}));
-  make('span', '', row, `${time(p.seconds)}, ${percent(p.seconds / step.seconds)}`);
+  make('span', '', row, `${time(p.seconds)}, gap ${time(p.seconds - p.floor_seconds)}`);
 }
 
 // ---- the rows ----
@@ -183,7 +184,7 @@ const draw = () => {
     make('span', 'fold', label, isModule(x) ? (open ? '▾' : '▸') : '');
     label.append(name(x));
     if (!isModule(x) && x.weight) make('span', 'weight', label, '  ' + x.weight);
-    if (isModule(x)) make('span', 'weight', label, `  ${x.ops} ops`);
+    if (isModule(x)) make('span', 'weight', label, `  ${x.ops} op${x.ops === 1 ? '' : 's'}`);
     make('span', 'soft', row, isModule(x) ? '' : x.outputs.map(shape).join(', '));
     const seconds = pick(x, 'seconds'), flops = pick(x, 'flops');
     make('span', 'n', row, time(seconds));
@@ -276,7 +277,7 @@ const show = (x) => {
   const d = byId('detail');
   d.textContent = '';
   make('h3', '', d, isModule(x) ? x.path || 'the whole step' : x.op + (x.weight ? ' ' + x.weight : ''));
-  make('div', 'soft', d, isModule(x) ? `${x.ops} ops` : `op ${x.id} in ${x.module || 'the model'}, ${x.dtype}`);
+  make('div', 'soft', d, isModule(x) ? `${x.ops} op${x.ops === 1 ? '' : 's'}` : `op ${x.id} in ${x.module || 'the model'}, ${x.dtype}`);
   const table = make('table', '', d);
   const head = make('tr', '', table);
   for (const h of ['', 'forward', 'backward']) { const th = make('th', '', head, h); th.style.textAlign = h ? 'right' : 'left'; }
