@@ -34,6 +34,10 @@ std::string without_numbers(const std::string& path) {
   return out;
 }
 
+bool inside(const std::string& module, const std::string& path) {
+  return path.empty() || module == path || module.starts_with(path + ".");
+}
+
 // The weight an op uses, inside its module: "qkv" for blocks.3.attn.qkv.weight.
 std::string weight_of(const Json& node) {
   const std::string module = node["module"].get<std::string>();
@@ -105,6 +109,29 @@ void print_parts(const Json& graph) {
   }
 }
 
+// What runs again in the backward pass of recompute is in the sums of the step but in no node: the recompute nodes
+// share it, and so do the modules around them.
+void add_recomputed(Json& graph, double total_flops, double total_bytes) {
+  double flops = total_flops, bytes = total_bytes, count = 0;
+  for (const Json& n : graph["nodes"]) {
+    flops -= n["flops"].get<double>() + n["backward_flops"].get<double>();
+    bytes -= n["bytes"].get<double>() + n["backward_bytes"].get<double>();
+    count += n["op"] == "recompute";
+  }
+  if (count == 0) return;
+  const auto add = [&](Json& j) {
+    j["backward_flops"] = j["backward_flops"].get<double>() + flops / count;
+    j["backward_bytes"] = j["backward_bytes"].get<double>() + bytes / count;
+  };
+  for (Json& n : graph["nodes"]) {
+    if (n["op"] != "recompute") continue;
+    add(n);
+    add(graph["totals"]);
+    for (Json& m : graph["modules"])
+      if (inside(n["module"].get<std::string>(), m["path"].get<std::string>())) add(m);
+  }
+}
+
 // Adds weights and floors to the nodes, sums of the floors to modules and totals.
 void add_floors(Json& graph, const Ceilings& c, DType dtype) {
   std::map<std::string, std::pair<double, double>> sums;
@@ -116,8 +143,7 @@ void add_floors(Json& graph, const Ceilings& c, DType dtype) {
     n["backward_floor_seconds"] = back;
     const std::string module = n["module"].get<std::string>();
     for (Json& m : graph["modules"]) {
-      const std::string path = m["path"].get<std::string>();
-      if (path.empty() || module == path || module.starts_with(path + ".")) {
+      if (inside(module, m["path"].get<std::string>())) {
         m["floor_seconds"] = m.value("floor_seconds", 0.0) + forward;
         m["backward_floor_seconds"] = m.value("backward_floor_seconds", 0.0) + back;
       }
@@ -170,6 +196,7 @@ void inspect_graph(Recipe recipe, const Family& family, Device device, const Gra
   }
   const DType dtype = recipe.precision == "bf16" ? DType::bf16 : DType::f32;
   const Ceilings ceilings = measure_ceilings();
+  add_recomputed(graph, step.flops(), step.bytes());
   add_floors(graph, ceilings, dtype);
   const double traffic =
       update_bytes(static_cast<double>(step.model().params().parameter_count()), dtype == DType::bf16);

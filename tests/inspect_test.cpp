@@ -156,6 +156,14 @@ TEST_CASE("inspect graph: one step as JSON, DOT and a page") {
   CHECK((*block)["ops"] == 8);
   CHECK((*block)["floor_seconds"].get<double>() > 0);
 
+  // With recompute the ops of a block run twice; the graph still accounts for all of it.
+  inspect("graph " + recipe + " recompute=true --repeats 1 --batch 2 --length 16 --out " + quoted(folder / "r.json"));
+  const Json again = Json::parse(file_bytes(folder / "r.json"));
+  double all = 0;
+  for (const Json& n : again["nodes"]) all += n["flops"].get<double>() + n["backward_flops"].get<double>();
+  CHECK(all == doctest::Approx(again["step"]["flops"].get<double>()));
+  CHECK(all > 1.15 * flops);
+
   REQUIRE(run("$APPS/inspect graph " + recipe + " --repeats 1 --batch 1 --out " + quoted(folder / "g.dot")).exit_code ==
           0);
   CHECK(file_bytes(folder / "g.dot").starts_with("digraph"));
