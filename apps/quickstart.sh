@@ -4,7 +4,7 @@
 #   bash apps/quickstart.sh [key=value ...]      settings of the recipe, e.g. duration=100st
 # ACCRETE_BUILD names another build folder than build/; QUICKSTART_OUT another result folder than runs/quickstart.
 set -euo pipefail
-source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source_dir=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build_dir=$(realpath -m "${ACCRETE_BUILD:-$source_dir/build}")
 out=$(realpath -m "${QUICKSTART_OUT:-$source_dir/runs/quickstart}")
 . "$source_dir/apps/setup.sh"

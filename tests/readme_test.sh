@@ -18,6 +18,7 @@ mkdir -p datasets/wikitext-2  # stand-ins for what a reader downloads or has
 for split in train valid test; do cat "$source_dir"/kernels/*_cpu.cpp | tee "$split.txt" >"datasets/wikitext-2/$split.txt"; done
 
 tiny='duration=2st batch.size=2 batch.micro=0 model.depth=2 model.embed_dim=32 model.num_heads=2 data.length=32 eval.batches=1'
+tiny+=' schedule.warmup=0st'
 rules=(
   -e "/train_gpt/ s/ --out/ $tiny --out/"               # every training
   -e "s#^(bash apps/quickstart.sh)\$#\\1 $tiny#"

@@ -7,7 +7,7 @@
 #   format    clang-format
 # ACCRETE_BUILD names another build folder than build/; the sanitizers build beside it. Nothing else is written.
 set -uo pipefail
-source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source_dir=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build_dir=$(realpath -m "${ACCRETE_BUILD:-$source_dir/build}")
 sanitize_dir=$build_dir-sanitize
 . "$source_dir/apps/setup.sh"
