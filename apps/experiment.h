@@ -15,8 +15,8 @@
 #include <string>
 
 #include "apps/program.h"
-#include "engine/core/device.h"
 #include "engine/core/config.h"
+#include "engine/core/device.h"
 
 namespace accrete {
 

@@ -8,7 +8,8 @@
 #include "kernels/vector.h"
 #include "kernels/warp.h"
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 inline constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 
@@ -201,4 +202,5 @@ bool wide_heads(const T* x, const AttentionShape& s, int64_t row, int64_t batch)
   return s.head_dim % W == 0 && batch % W == 0 && wide_rows(x, W, row);
 }
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels

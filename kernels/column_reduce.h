@@ -6,7 +6,8 @@
 
 #include "kernels/warp.h"
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 template <int K>
 struct ColumnSums {
@@ -81,4 +82,5 @@ void column_reduce(const Gpu& ctx, const ColumnSums<K>& out, const Term& term, i
   }
 }
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels

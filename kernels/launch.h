@@ -24,7 +24,8 @@
 
 #define ACCRETE_BACKEND on_cuda
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 using Gpu = Cuda;
 template <class T>
@@ -71,7 +72,8 @@ class SharedCarver {
   int64_t used_ = 0;
 };
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels
 
 #define ACCRETE_SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #define ACCRETE_DEVICE_ARRAY(type, name, size) static __device__ type name[size]
@@ -89,7 +91,8 @@ class SharedCarver {
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 using Gpu = Emu;
 template <class T>
@@ -113,7 +116,8 @@ class SharedCarver {
   int taken_ = 0;
 };
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels
 
 #define ACCRETE_SHARED(type, name, size) \
   static constexpr char name##_key = 0;  \
@@ -125,7 +129,8 @@ class SharedCarver {
 
 #endif
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 // Bytes of dynamic shared memory that SharedCarver::take<T>(size) uses.
 template <class T>
@@ -146,7 +151,8 @@ inline uint32_t blocks_for(int64_t items, int64_t per_block, int64_t limit = 409
   return items > limit * per_block ? static_cast<uint32_t>(limit) : blocks_covering(items, per_block);
 }
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels
 
 // A device array with static lifetime (ACCRETE_DEVICE_ARRAY) serves one stream at a time.
 #define ACCRETE_LAUNCH(...) \

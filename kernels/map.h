@@ -6,7 +6,8 @@
 #include "kernels/vector.h"
 #include "kernels/warp.h"
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 template <class T>
 struct In {
@@ -90,4 +91,5 @@ void map(const Gpu& ctx, int64_t n, const Fn& fn, const S&... streams) {
   }
 }
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels

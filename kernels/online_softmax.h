@@ -5,7 +5,8 @@
 #include "kernels/math.h"
 #include "kernels/warp.h"
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 struct OnlineSoftmax {
   float m = -INFINITY, s = 0.0f;
@@ -31,4 +32,5 @@ struct OnlineSoftmax {
   }
 };
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels

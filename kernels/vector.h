@@ -3,7 +3,8 @@
 
 #include "kernels/launch.h"
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 // Elements that one thread moves at a time: 16 bytes.
 template <class T>
@@ -82,4 +83,5 @@ bool wide_rows(const T* p, int width, int64_t stride = 0) {
   return reinterpret_cast<uintptr_t>(p) % (bytes < 16 ? bytes : 16) == 0 && stride % width == 0;
 }
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels

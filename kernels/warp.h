@@ -3,7 +3,8 @@
 
 #include "kernels/launch.h"
 
-namespace accrete::kernels::inline ACCRETE_BACKEND {
+namespace accrete::kernels {
+inline namespace ACCRETE_BACKEND {
 
 inline constexpr int kWarpSize = 32;
 inline constexpr int kBlockWarps = 8;
@@ -78,4 +79,5 @@ void with_row_team(int64_t C, bool wide, Fn&& fn) {
   fn.template operator()<false, false>();
 }
 
-}  // namespace accrete::kernels::inline ACCRETE_BACKEND
+}  // namespace ACCRETE_BACKEND
+}  // namespace accrete::kernels

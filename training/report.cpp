@@ -65,10 +65,10 @@ Json columns_of(const std::vector<const Json*>& events, const std::vector<RunCos
   const size_t part = (events.size() + kMaxPoints - 1) / kMaxPoints;
   Json columns = Json::object();
   const std::pair<const char*, double RunCost::*> axes[] = {{"step", &RunCost::step},
-                                                         {"tokens", &RunCost::tokens},
-                                                         {"samples", &RunCost::samples},
-                                                         {"flops", &RunCost::flops},
-                                                         {"seconds", &RunCost::seconds}};
+                                                            {"tokens", &RunCost::tokens},
+                                                            {"samples", &RunCost::samples},
+                                                            {"flops", &RunCost::flops},
+                                                            {"seconds", &RunCost::seconds}};
   for (const auto& [name, member] : axes) {
     Json list = Json::array();
     bool known = false;
@@ -104,7 +104,8 @@ void add_tables(Json& tables, const RunRecord& run, size_t number) {
   RunCost spent{NAN, NAN, NAN, NAN, NAN};
   for (const auto& event : run.events) {
     const RunCost now = cost_of(event);
-    for (double RunCost::*part : {&RunCost::step, &RunCost::tokens, &RunCost::samples, &RunCost::flops, &RunCost::seconds})
+    for (double RunCost::*part :
+         {&RunCost::step, &RunCost::tokens, &RunCost::samples, &RunCost::flops, &RunCost::seconds})
       if (std::isfinite(now.*part)) spent.*part = now.*part;
     const bool step = event["event"] == "step";
     if (!step && event["event"] != "eval") continue;

@@ -13,7 +13,8 @@ namespace {
 
 // The known values of `newer` over those of `cost`.
 void update(RunCost& cost, const RunCost& newer) {
-  for (double RunCost::*part : {&RunCost::step, &RunCost::tokens, &RunCost::samples, &RunCost::flops, &RunCost::seconds})
+  for (double RunCost::*part :
+       {&RunCost::step, &RunCost::tokens, &RunCost::samples, &RunCost::flops, &RunCost::seconds})
     if (std::isfinite(newer.*part)) cost.*part = newer.*part;
 }
 
