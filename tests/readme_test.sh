@@ -24,7 +24,8 @@ rules=(
   -e "s#^(bash apps/quickstart.sh)\$#\\1 $tiny#"
   -e 's#^bash tests/run.sh\b.*#bash tests/run.sh --help#'   # that is what runs us
   -e 's#^bash data/download.sh .*#bash data/download.sh --help#'
-  -e "s#^cmake -S \\.( .*)?#cmake -S '$source_dir'\\1#"     # CMake knows this build by its real source folder
+  # CMake knows this build by the real names of its folders
+  -e "s#^cmake -S \\. -B build\\b#cmake -S '$source_dir' -B '$build_dir'#; s#^cmake --build build\\b#cmake --build '$build_dir'#"
   -e '/freeze_half/ s/$/ --steps 2 model.embed_dim=32 data.length=32/'
   -e '/modular_addition/ s/$/ --steps 20/'
   -e 's/train-bpe:[0-9]+/train-bpe:400/'

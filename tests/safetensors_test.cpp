@@ -225,7 +225,8 @@ TEST_CASE("hostile and broken files are refused with a reason") {
       {file_bytes("{\"__metadata__\":{\"a\":1}}"), "__metadata__ \"a\" is not a string"},
       {file_bytes("{\"__metadata__\":[]}"), "__metadata__ is not an object"},
   };
-  for (const auto& [bytes, reason] : cases) {
+  for (const auto& [input, reason] : cases) {
+    const auto& bytes = input;  // clang 14: a lambda (inside CAPTURE) cannot name a structured binding
     const std::string message = refusal(bytes);
     CAPTURE(printable(bytes, 200));
     CAPTURE(message);
