@@ -32,7 +32,9 @@ int main(int argc, char** argv) {
   });
 }
 END
-cmake -S . -B build -DCMAKE_PREFIX_PATH="$scratch/installed" -DCMAKE_BUILD_TYPE=Release >cmake.log || { cat cmake.log; exit 1; }
+generator=()
+if command -v ninja >/dev/null; then generator=(-G Ninja); fi  # a machine may have no make
+cmake -S . -B build "${generator[@]}" -DCMAKE_PREFIX_PATH="$scratch/installed" -DCMAKE_BUILD_TYPE=Release >cmake.log || { cat cmake.log; exit 1; }
 cmake --build build
 got=$(build/my_idea --json --quiet)
 echo "$got"

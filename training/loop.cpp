@@ -107,6 +107,7 @@ void Loop::begin_stage(const Stage& stage, const ParamStore* previous, const std
   view_.model = model_.get();
   view_.optimizer = optimizer_.get();
   view_.data_wait = waited_ = 0;
+  view_.split = recipe.eval.split;  // a run continued at the end of its stage evaluates no more
   if (view_.state.stage_step == 0) {
     stage_begin_flops_ = view_.state.spent.flops;
     stage_begin_seconds_ = view_.state.spent.seconds;
