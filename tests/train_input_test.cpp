@@ -98,8 +98,10 @@ TEST_CASE("a run folder is never overwritten, and --resume refuses another recip
   const std::string before = final_checksum(t.folder / "out");
   refused(t.train(), {"already holds a run", "--resume"});
   refused(t.train("--resume optim.lr=0.5 batch.size=4"), {"optim.lr: 0.003 -> 0.5", "batch.size: 8 -> 4"});
-  // Resuming a finished run changes nothing.
+  // Resuming a finished run changes nothing: its last events are written again, the same.
+  const auto events = lasting_events(t.folder / "out");
   CHECK(run(t.train("--resume")).exit_code == 0);
+  CHECK(lasting_events(t.folder / "out") == events);
   CHECK(final_checksum(t.folder / "out") == before);
   // The run's own recipe is enough.
   CHECK(run("$APPS/train_gpt --quiet --resume --out " + (t.folder / "out").string()).exit_code == 0);
