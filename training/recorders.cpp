@@ -154,7 +154,9 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
       s.grad_norm = view.grad_norm;
       s.lr = view.lr;
       s.step_seconds = smooth_seconds_;
+      // Above 1 the ceiling was measured beside other work and says nothing: left out.
       if (view.ceiling > 0) s.peak_share = view.step_flops / smooth_seconds_ / view.ceiling;
+      if (s.peak_share > 1) s.peak_share = kUnknown;
       s.rate = view.tokens_per_second * view.step_seconds / smooth_seconds_;
       s.eta_seconds = smooth_seconds_ * static_cast<double>(view.stage_steps - view.state.stage_step);
       progress_.update(s, steady_seconds());
