@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained language model: installs what is missing, builds, trains a small GPT on this
-# repository's own text (about 4 minutes on two cores), and lets it speak.
+# repository's own text (at most 4 minutes on two cores), and lets it speak.
 #   bash apps/quickstart.sh [key=value ...]      settings of the recipe, e.g. duration=100st
 # ACCRETE_BUILD names another build folder than build/; QUICKSTART_OUT another result folder than runs/quickstart.
 set -euo pipefail
