@@ -138,15 +138,7 @@ void inspect_memory(const Recipe& recipe, const Family& family, int64_t limit_by
   const int64_t limit = limit_bytes > 0 ? limit_bytes : memory_limit();
   Json stages = Json::array();
   const auto plan = make_plan(recipe);
-  RunState state;
-  while (const auto stage = plan->next(state)) {
-    stages.push_back(report(recipe, *stage, family, limit, json));
-    StageResult done;
-    done.name = stage->name;
-    state.results.push_back(done);
-    ++state.stage;
-    check(state.stage < 10000, "plan", "more than 10000 stages");
-  }
+  for (const Stage& stage : planned_stages(*plan)) stages.push_back(report(recipe, stage, family, limit, json));
   if (json) std::cout << Json{{"stages", stages}}.dump(2) << "\n";
 }
 

@@ -42,13 +42,14 @@ StepSeconds OneStep::run(const Batch& batch, Tape::Options options, const std::f
   if (device_ == kDry) return t;
   const double update = now_seconds();
   optimizer_->gradient_norm();
-  optimizer_->step(stage_.optim.lr, ++steps_);
+  optimizer_->step(stage_.optim.lr);
+  ++steps_;
   t.optimizer = now_seconds() - update + (zeroed - begin);
   return t;
 }
 
 Stage first_stage(const Recipe& recipe) {
-  const auto stage = make_plan(recipe)->next(RunState{});
+  const auto stage = make_plan(recipe)->next({});
   check(stage.has_value(), "plan", "has no stage");
   return *stage;
 }

@@ -57,7 +57,7 @@ Recipe read_recipe(const Options& o, const Family& family) {
   return recipe;
 }
 
-void print_prediction(const LoopSettings& settings, Plan& plan, const Options& o) {
+void print_prediction(const LoopSettings& settings, const Plan& plan, const Options& o) {
   const auto stages = predict(settings, plan);
   double flops = 0, tokens = 0;
   Json list = Json::array();
@@ -118,9 +118,8 @@ Json run_config(const Recipe& recipe, const Options& o, int argc, char** argv) {
 }
 
 // What would fit, when memory ran out.
-std::string memory_advice(const LoopSettings& settings, Plan& plan) {
-  RunState state;
-  const auto stage = plan.next(state);
+std::string memory_advice(const LoopSettings& settings, const Plan& plan) {
+  const auto stage = plan.next({});
   if (!stage) return "";
   const int64_t micro = largest_micro_batch(settings, *stage, memory_limit());
   if (micro == 0)

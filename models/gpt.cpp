@@ -60,35 +60,52 @@ Gpt::Gpt(const GptConfig& config, DType compute, Device device) : config_(config
   check(config.vocab_size > 0, "gpt", "vocab_size is 0; expected the size of the tokenizer");
   const Scope root(store_);
   const Init init = Init::normal(static_cast<float>(config.init_std));
-  tokens_ = (root / "tokens").param("weight", Shape{config.vocab_size, config.embed_dim}, {kVocab, kEmbed}, init, true);
+  tokens_ = (root / "tokens")
+                .param("weight", Shape{config.vocab_size, config.embed_dim}, {kVocab, kEmbed}, init, true,
+                       {.tie = config.tied ? Tie::table : Tie::none});
   positions_ =
       (root / "positions").param("weight", Shape{config.context, config.embed_dim}, {kGrid, kEmbed}, init, true);
   for (int i = 0; i < config.depth; ++i)
     blocks_.emplace_back((root / "blocks" / std::to_string(i)).in_block(i), config);
-  norm_ = nn::LayerNorm(root / "norm", config.embed_dim, static_cast<float>(config.layer_norm_eps), config.bias);
+  norm_ = nn::LayerNorm(root / "norm", config.embed_dim, static_cast<float>(config.layer_norm_eps), config.bias,
+                        Marks{.tie = config.tied ? Tie::input : Tie::none});
+  Axis read = kEmbed;
+  read.input = true;
+  if (!config.tied)
+    head_ = (root / "head").param("weight", Shape{config.vocab_size, config.embed_dim}, {kVocab, read}, init, true);
   store_.allocate();
 }
 
-Tensor Gpt::trunk(const Tensor& ids, const Context& ctx) const {
+Tensor Gpt::stream(const Tensor& ids, const Context& ctx, int64_t blocks) const {
   check(ids.size(1) <= config_.context, "gpt", "sequence of ", ids.size(1), " tokens exceeds the context of ",
         config_.context);
   Tensor x =
       ctx.plain ? ops::embedding_plain(ids, tokens_(), positions_()) : ops::embedding(ids, tokens_(), positions_());
   x = nn::dropout(x, static_cast<float>(config_.embed_dropout), "embed.dropout", ctx);
-  for (const GptBlock& block : blocks_) {
+  for (int i = 0; i < blocks; ++i) {
+    if (ctx.skips("blocks", i)) continue;
+    const GptBlock& block = blocks_[static_cast<size_t>(i)];
     if (ctx.recompute)
       x = recompute([&block, ctx](const Tensor& in) { return block(in, ctx); }, x);
     else
       x = block(x, ctx);
   }
-  const ModuleScope scope("norm");
-  return norm_(x, ctx);
+  return x;
+}
+
+Tensor Gpt::features(const Batch& batch, const Context& ctx, int64_t blocks) {
+  check(blocks >= 0 && blocks <= config_.depth, "gpt", "features after ", blocks, " of ", config_.depth, " blocks");
+  return stream(batch.inputs, ctx, blocks);
 }
 
 Tensor Gpt::logits(const Tensor& ids, const Context& ctx) const {
-  const Tensor x = trunk(ids, ctx);
+  Tensor x = stream(ids, ctx, config_.depth);
+  {
+    const ModuleScope scope("norm");
+    x = norm_(x, ctx);
+  }
   const ModuleScope scope("head");
-  return ctx.plain ? ops::linear_plain(x, tokens_(), Tensor()) : ops::linear(x, tokens_(), Tensor());
+  return ctx.plain ? ops::linear_plain(x, output_matrix(), Tensor()) : ops::linear(x, output_matrix(), Tensor());
 }
 
 Tensor Gpt::loss(const Batch& batch, const Context& ctx) {
@@ -127,7 +144,7 @@ Tensor Gpt::next_logits(const Tensor& ids, Cache& cache) const {
   // Only the last position is wanted: columns (T-1)*C .. T*C of the rows seen as (B, T*C).
   const Tensor last =
       ops::slice_last(x.view(Shape{B, T * config_.embed_dim}), (T - 1) * config_.embed_dim, T * config_.embed_dim);
-  return ops::linear(last, tokens_(), Tensor());
+  return ops::linear(last, output_matrix(), Tensor());
 }
 
 std::unique_ptr<Model> make_gpt(const Json& config, DType compute, Device device) {

@@ -1,4 +1,5 @@
-// GPT-2 family: decoder-only transformer, pre-norm, learned positions, tied output matrix (Radford et al. 2019).
+// GPT-2 family: decoder-only transformer, pre-norm, learned positions, tied output matrix (Radford et al. 2019; its own
+// output matrix with tied = false).
 //
 //   x = tokens[ids] + positions
 //   per block:  x += proj(attention(norm1(x)));   x += fc2(gelu(fc1(norm2(x))))
@@ -27,6 +28,7 @@ struct GptConfig {
   std::string activation = "gelu_tanh";
   double layer_norm_eps = 1e-5;
   bool bias = true;
+  bool tied = true;
   double embed_dropout = 0.0, attn_dropout = 0.0, resid_dropout = 0.0;
   double init_std = 0.02;
 
@@ -41,6 +43,7 @@ struct GptConfig {
     v("activation", activation, "form of GELU", one_of("gelu_tanh", "gelu_erf"));
     v("layer_norm_eps", layer_norm_eps, "added to the variance in layer norms", above(0));
     v("bias", bias, "biases in linear layers and layer norms");
+    v("tied", tied, "the token table is also the output matrix");
     v("embed_dropout", embed_dropout, "dropout after the embeddings", at_least(0), at_most(0.99));
     v("attn_dropout", attn_dropout, "dropout on attention probabilities", at_least(0), at_most(0.99));
     v("resid_dropout", resid_dropout, "dropout on the residual branches", at_least(0), at_most(0.99));
@@ -76,6 +79,7 @@ class Gpt : public Model {
   ParamStore& params() override { return store_; }
   // batch.inputs, targets: (B, T) i32, T <= context
   Tensor loss(const Batch& batch, const Context& ctx) override;
+  Tensor features(const Batch& batch, const Context& ctx, int64_t blocks) override;
   EvalSums evaluate(const Batch& batch, const Context& ctx) override;
 
   Tensor logits(const Tensor& ids, const Context& ctx) const;  // (B, T) i32 -> (B, T, vocab_size)
@@ -89,11 +93,12 @@ class Gpt : public Model {
   Tensor next_logits(const Tensor& ids, Cache& cache) const;
 
  private:
-  Tensor trunk(const Tensor& ids, const Context& ctx) const;  // (B, T) -> (B, T, C), after the last norm
+  Tensor stream(const Tensor& ids, const Context& ctx, int64_t blocks) const;  // (B, T) -> (B, T, C), before the norm
+  const Tensor& output_matrix() const { return config_.tied ? tokens_() : head_(); }
 
   GptConfig config_;
   ParamStore store_;
-  Param tokens_, positions_;
+  Param tokens_, positions_, head_;
   std::vector<GptBlock> blocks_;
   nn::LayerNorm norm_;
 };

@@ -58,7 +58,6 @@ FoundTensors find_gpt_tensors(const Safetensors& file, const std::string& where)
     if (name.starts_with("transformer.")) name.remove_prefix(12);
     if (!is_mask(name)) add_found(found, name, e, where);
   }
-  drop_tied_head(found, where);
   return found;
 }
 
@@ -94,6 +93,7 @@ std::vector<TensorName> gpt_hf_names(const GptConfig& c, Gpt2Layout layout) {
     linear(h + ".mlp.c_proj", b + ".mlp.fc2", F, C);
   }
   norm("ln_f", "norm");
+  if (!c.tied) names.push_back({"lm_head.weight", "head.weight", Shape{c.vocab_size, C}});
   return names;
 }
 
@@ -118,6 +118,7 @@ GptConfig read_gpt_hf_config(const fs::path& path) {
   c.embed_dropout = hf.number("embd_pdrop", 0.1);
   c.attn_dropout = hf.number("attn_pdrop", 0.1);
   c.resid_dropout = hf.number("resid_pdrop", 0.1);
+  c.tied = hf.flag("tie_word_embeddings", true);
   c.bias = hf.flag("bias", true);  // ours and nanoGPT's; the library always has them
   const std::string activation = hf.text("activation_function", "gelu_new");
   if (activation == "gelu_new" || activation == "gelu_pytorch_tanh") {
@@ -160,6 +161,7 @@ nlohmann::json gpt_hf_config(const GptConfig& c, DType dtype, std::optional<int6
       {"vocab_size", c.vocab_size},
   };
   if (!c.bias) j["bias"] = false;
+  if (!c.tied) j["tie_word_embeddings"] = false;
   return j;
 }
 
@@ -171,6 +173,7 @@ std::unique_ptr<Gpt> read_gpt_hf(const fs::path& path, DType compute, Device dev
   FoundTensors found = find_gpt_tensors(file, where);
   check(config.depth <= static_cast<int64_t>(found.size()), where, "config.json asks for ", config.depth,
         " blocks; the file has only ", found.size(), " tensors");
+  if (config.tied) drop_tied_head(found, where);
   if (!config.bias) drop_zero_biases(found, where);
   // nanoGPT's models without biases do not say so in a config.json of this library.
   const bool any_bias =
@@ -193,7 +196,7 @@ void write_gpt_hf(const fs::path& folder, const Gpt& model, const GptHfOptions& 
   stored.bias = true;
   auto names = gpt_hf_names(stored);
   for (TensorName& n : names) {
-    n.theirs = "transformer." + n.theirs;
+    if (n.theirs != "lm_head.weight") n.theirs = "transformer." + n.theirs;
     if (!ours.bias && n.ours.ends_with(".bias")) n.ours.clear();
   }
   std::error_code error;

@@ -160,7 +160,7 @@ void check_rule(OptimConfig config, DType compute) {
     const double lr = config.lr / t;
     for (size_t i = 0; i < reference.size(); ++i)
       reference_step(config, store.entries()[i], reference[i], doubles(store.grad(static_cast<int>(i))), lr, t, clip);
-    optimizer.step(lr, t);
+    optimizer.step(lr);
   }
   for (size_t i = 0; i < reference.size(); ++i) {
     CAPTURE(store.entries()[i].name);
@@ -219,7 +219,7 @@ TEST_CASE("Muon's update is nearly orthogonal: singular values near 1 (times its
   const Values before = doubles(store.value(wide));
   draw_gradients(store, 3);
   optimizer.gradient_norm();
-  optimizer.step(1.0, 1);
+  optimizer.step(1.0);
   Values u = doubles(store.value(wide));
   for (size_t i = 0; i < u.size(); ++i) u[i] = (before[i] - u[i]) / (0.2 * std::sqrt(9.0));
   const Values gram = product(u, u, 4, 9, 4, true);
@@ -244,7 +244,7 @@ TEST_CASE("frozen parameters do not move and do not count in the norm") {
     const auto before = store.value(frozen).to_vector<float>();
     const auto others = store.value(0).to_vector<float>();
     optimizer.gradient_norm();
-    optimizer.step(0.01, 1);
+    optimizer.step(0.01);
     CHECK(store.value(frozen).to_vector<float>() == before);
     CHECK(store.value(0).to_vector<float>() != others);
   }
@@ -260,13 +260,13 @@ TEST_CASE("the moving average starts at the weights and follows them") {
   for (int t = 1; t <= 4; ++t) {
     draw_gradients(store, static_cast<uint64_t>(t));
     optimizer.gradient_norm();
-    optimizer.step(0.1, t);
+    optimizer.step(0.1);
     const Values p = doubles(store.values());
     for (size_t i = 0; i < p.size(); ++i) average[i] = 0.75 * average[i] + 0.25 * p[i];
   }
   const Values e = doubles(optimizer.ema());
   for (size_t i = 0; i < e.size(); ++i) CHECK(e[i] == doctest::Approx(average[i]).epsilon(1e-6).scale(1.0));
-  optimizer.reset_ema();
+  optimizer.reset_averages();
   CHECK(optimizer.ema().to_vector<float>() == store.values().to_vector<float>());
 }
 

@@ -2,56 +2,10 @@
 // at arbitrary moments: during start-up, steps, evaluation and saving.
 #include <doctest/doctest.h>
 
-#include <random>
-
 #include "tests/train_testing.h"
 #include "training/checkpoint.h"
 
 using namespace accrete;
-namespace fs = std::filesystem;
-
-namespace {
-
-// Trains into folder / "killed", killing the process again and again; returns how often it was killed.
-int train_with_kills(const TempFolder& folder, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  int kills = 0;
-  for (int attempt = 0; attempt < 60; ++attempt) {
-    const bool begun = fs::exists(folder / "killed/config.json");
-    // From a moment in which hardly anything was done; later tries get more time, so that the test ends on a busy
-    // machine too.
-    const double seconds = 0.04 * std::pow(1.2, attempt) * std::uniform_real_distribution<>(0.7, 1.3)(random);
-    const RunResult result = run("timeout -s KILL " + std::to_string(seconds) + " " +
-                                 train_command(folder, "killed", begun ? "--resume" : ""));
-    if (result.exit_code == 0) return kills;
-    CAPTURE(result.err);
-    REQUIRE(result.exit_code == 137);
-    ++kills;
-  }
-  FAIL("the run did not finish");
-  return kills;
-}
-
-void check_kill_and_resume(const Json& recipe, uint64_t seed) {
-  CAPTURE(recipe.dump());
-  const TempFolder folder;
-  make_tiny_data(folder);
-  put_recipe(folder, recipe);
-  const RunResult whole = run(train_command(folder, "whole"));
-  CAPTURE(whole.err);
-  REQUIRE(whole.exit_code == 0);
-  const int kills = train_with_kills(folder, seed);
-  MESSAGE("killed ", kills, " times");
-  CHECK(kills > 0);
-  CHECK(final_checksum(folder / "whole") != "unfinished");
-  CHECK(final_checksum(folder / "killed") == final_checksum(folder / "whole"));
-  CHECK(lasting_events(folder / "killed") == lasting_events(folder / "whole"));
-  CHECK(file_bytes(folder / "killed/model/model.safetensors") == file_bytes(folder / "whole/model/model.safetensors"));
-  // Nothing unfinished is left beside the checkpoints.
-  for (const auto& entry : fs::directory_iterator(folder / "killed/ckpt")) CHECK(fs::exists(entry.path() / "COMPLETE"));
-}
-
-}  // namespace
 
 TEST_CASE("kill -9 at any moment: AdamW, bf16, dropout, averaged weights") {
   check_kill_and_resume({{"precision", "bf16"},

@@ -1,7 +1,10 @@
 // Tiny runs of the real train_gpt, for tests.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <cmath>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -59,6 +62,47 @@ inline std::string final_checksum(const std::filesystem::path& run_folder) {
   const auto events = read_metrics(run_folder / "metrics.jsonl");
   return events.empty() || events.back()["event"] != "run_end" ? "unfinished"
                                                                : events.back()["checksum"].get<std::string>();
+}
+
+// Trains into folder / "killed", killing the process again and again; returns how often it was killed.
+inline int train_with_kills(const TempFolder& folder, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  int kills = 0;
+  for (int attempt = 0; attempt < 60; ++attempt) {
+    const bool begun = std::filesystem::exists(folder / "killed/config.json");
+    // From a moment in which hardly anything was done; later tries get more time, so that the test ends on a busy
+    // machine too.
+    const double seconds = 0.04 * std::pow(1.2, attempt) * std::uniform_real_distribution<>(0.7, 1.3)(random);
+    const RunResult result = run("timeout -s KILL " + std::to_string(seconds) + " " +
+                                 train_command(folder, "killed", begun ? "--resume" : ""));
+    if (result.exit_code == 0) return kills;
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 137);
+    ++kills;
+  }
+  FAIL("the run did not finish");
+  return kills;
+}
+
+// A run that is killed again and again ends with the same bits and events as one that was not.
+inline void check_kill_and_resume(const Json& recipe, uint64_t seed) {
+  CAPTURE(recipe.dump());
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, recipe);
+  const RunResult whole = run(train_command(folder, "whole"));
+  CAPTURE(whole.err);
+  REQUIRE(whole.exit_code == 0);
+  const int kills = train_with_kills(folder, seed);
+  MESSAGE("killed ", kills, " times");
+  CHECK(kills > 0);
+  CHECK(final_checksum(folder / "whole") != "unfinished");
+  CHECK(final_checksum(folder / "killed") == final_checksum(folder / "whole"));
+  CHECK(lasting_events(folder / "killed") == lasting_events(folder / "whole"));
+  CHECK(file_bytes(folder / "killed/model/model.safetensors") == file_bytes(folder / "whole/model/model.safetensors"));
+  // Nothing unfinished is left beside the checkpoints.
+  for (const auto& entry : std::filesystem::directory_iterator(folder / "killed/ckpt"))
+    CHECK(std::filesystem::exists(entry.path() / "COMPLETE"));
 }
 
 }  // namespace accrete

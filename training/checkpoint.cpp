@@ -13,10 +13,10 @@ namespace accrete {
 namespace fs = std::filesystem;
 namespace {
 
-// One entry per parameter, taken from a flat buffer with the store's offsets.
-void add_entries(std::vector<SafetensorsEntry>& out, const ParamStore& store, const Tensor& flat,
+// One entry per parameter, taken from a flat buffer in host memory.
+void add_entries(std::vector<SafetensorsEntry>& out, const std::vector<ParamEntry>& entries, const Tensor& flat,
                  const std::string& prefix) {
-  for (const ParamEntry& e : store.entries()) {
+  for (const ParamEntry& e : entries) {
     SafetensorsEntry entry;
     entry.name = prefix + e.name;
     entry.dtype = "F32";
@@ -27,9 +27,9 @@ void add_entries(std::vector<SafetensorsEntry>& out, const ParamStore& store, co
 }
 
 // Copies the tensors "<prefix><name>" of a file into a flat buffer; what does not fit goes into `problems`.
-void read_entries(const Safetensors& file, const ParamStore& store, const Tensor& flat, const std::string& prefix,
-                  std::vector<std::string>& problems, std::set<std::string>& used) {
-  for (const ParamEntry& e : store.entries()) {
+void read_entries(const Safetensors& file, const std::vector<ParamEntry>& entries, const Tensor& flat,
+                  const std::string& prefix, std::vector<std::string>& problems, std::set<std::string>& used) {
+  for (const ParamEntry& e : entries) {
     const std::string name = prefix + e.name;
     const SafetensorsEntry* found = file.find(name);
     if (!found) {
@@ -58,40 +58,49 @@ void report(const fs::path& file, const Safetensors& tensors, std::vector<std::s
   fail("checkpoint", file.string(), " does not belong to this model: ", list);
 }
 
-std::string folder_name(int64_t step) {
-  char name[32];
-  std::snprintf(name, sizeof name, "%08lld", static_cast<long long>(step));
-  return name;
-}
-
 bool is_step(const std::string& name) {
   return name.size() >= 8 && std::all_of(name.begin(), name.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 }  // namespace
 
-fs::path save_checkpoint(const fs::path& run, int64_t step, const ParamStore& store, const Optimizer& optimizer,
-                         const Json& state) {
-  const fs::path folder = run / "ckpt", target = folder / folder_name(step),
-                 temporary = folder / (".writing-" + folder_name(step));
-  if (fs::exists(target / "COMPLETE")) return target;
+fs::path checkpoint_folder(const fs::path& run, int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "%08lld", static_cast<long long>(step));
+  return run / "ckpt" / name;
+}
+
+fs::path stage_folder(const fs::path& run, int stage) {
+  char name[32];
+  std::snprintf(name, sizeof name, "%02d", stage);
+  return run / "stages" / name;
+}
+
+fs::path snapshot_file(const fs::path& run, int stage, int i) {
+  char name[48];
+  std::snprintf(name, sizeof name, "%05d.safetensors", i);
+  return run / "snapshots" / std::to_string(stage) / name;
+}
+
+void save_checkpoint(const fs::path& target, const ParamStore& store, const Stepper& stepper, const Json& state) {
+  const fs::path folder = target.parent_path(), temporary = folder / (".writing-" + target.filename().string());
+  if (fs::exists(target / "COMPLETE")) return;
   std::error_code ignored;
   fs::remove_all(temporary, ignored);
   fs::remove_all(target, ignored);  // incomplete: from a file system that lost the rename
   try {
     fs::create_directories(temporary);
+    save_flat(temporary / "params.safetensors", store.entries(), store.values());
     std::vector<SafetensorsEntry> entries;
-    add_entries(entries, store, store.values(), "");
-    save_safetensors(temporary / "params.safetensors", entries);
-    entries.clear();
-    for (const auto& [name, flat] : optimizer.state())
-      if (name != "ema") add_entries(entries, store, flat, name + ".");
+    const auto numbers = stepper.numbers();
+    for (const auto& [name, list] : numbers)
+      entries.push_back(
+          {name, "F64", {static_cast<int64_t>(list.size())}, reinterpret_cast<const std::byte*>(list.data()), 0});
+    for (const auto& [name, flat] : stepper.state())
+      if (name != "ema") add_entries(entries, store.entries(), flat, name + ".");
     save_safetensors(temporary / "optim.safetensors", entries);
-    if (const Tensor ema = optimizer.ema(); ema.defined()) {
-      entries.clear();
-      add_entries(entries, store, ema, "");
-      save_safetensors(temporary / "ema.safetensors", entries);
-    }
+    if (const auto ema = stepper.state().find("ema"); ema != stepper.state().end())
+      save_flat(temporary / "ema.safetensors", store.entries(), ema->second);
     write_text(temporary / "state.json", state.dump(2) + "\n");
     write_text(temporary / "COMPLETE", "");
     sync_folder(temporary);
@@ -99,12 +108,29 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const ParamStore& st
     sync_folder(folder);
   } catch (const fs::filesystem_error& e) {
     fs::remove_all(temporary, ignored);
-    fail("checkpoint", "cannot save step ", step, ": ", e.code().message(), "; earlier checkpoints are untouched");
+    fail("checkpoint", "cannot save ", target.filename().string(), ": ", e.code().message(),
+         "; earlier checkpoints are untouched");
   } catch (const Error& e) {
     fs::remove_all(temporary, ignored);
-    fail("checkpoint", "cannot save step ", step, ": ", e.what(), "; earlier checkpoints are untouched");
+    fail("checkpoint", "cannot save ", target.filename().string(), ": ", e.what(),
+         "; earlier checkpoints are untouched");
   }
-  return target;
+}
+
+void save_flat(const fs::path& file, const std::vector<ParamEntry>& list, const Tensor& flat) {
+  std::error_code ignored;
+  fs::create_directories(file.parent_path(), ignored);
+  std::vector<SafetensorsEntry> entries;
+  add_entries(entries, list, flat, "");
+  save_safetensors(file, entries);
+}
+
+void load_flat(const fs::path& file, const std::vector<ParamEntry>& entries, const Tensor& flat) {
+  const Safetensors tensors = Safetensors::open(file);
+  std::vector<std::string> problems;
+  std::set<std::string> used;
+  read_entries(tensors, entries, flat, "", problems, used);
+  report(file, tensors, std::move(problems), used);
 }
 
 std::vector<fs::path> list_checkpoints(const fs::path& run) {
@@ -121,31 +147,28 @@ std::vector<fs::path> list_checkpoints(const fs::path& run) {
 
 Json read_checkpoint_state(const fs::path& checkpoint) { return read_json(checkpoint / "state.json"); }
 
-void load_params(const fs::path& file, ParamStore& store) {
+void load_checkpoint(const fs::path& checkpoint, ParamStore& store, Stepper& stepper) {
+  load_flat(checkpoint / "params.safetensors", store.entries(), store.values());
+  store.refresh();
+  const fs::path file = checkpoint / "optim.safetensors";
   const Safetensors tensors = Safetensors::open(file);
   std::vector<std::string> problems;
   std::set<std::string> used;
-  read_entries(tensors, store, store.values(), "", problems, used);
-  report(file, tensors, std::move(problems), used);
-  store.refresh();
-}
-
-void load_checkpoint(const fs::path& checkpoint, ParamStore& store, Optimizer* optimizer) {
-  load_params(checkpoint / "params.safetensors", store);
-  if (!optimizer) return;
-  const Safetensors tensors = Safetensors::open(checkpoint / "optim.safetensors");
-  std::vector<std::string> problems;
-  std::set<std::string> used;
-  for (const auto& [name, flat] : optimizer->state())
-    if (name != "ema") read_entries(tensors, store, flat, name + ".", problems, used);
-  report(checkpoint / "optim.safetensors", tensors, std::move(problems), used);
-  if (const Tensor ema = optimizer->ema(); ema.defined()) {
-    const Safetensors averaged = Safetensors::open(checkpoint / "ema.safetensors");
-    std::vector<std::string> missing;
-    std::set<std::string> seen;
-    read_entries(averaged, store, ema, "", missing, seen);
-    report(checkpoint / "ema.safetensors", averaged, std::move(missing), seen);
+  auto numbers = stepper.numbers();
+  for (auto& [name, list] : numbers) {
+    const SafetensorsEntry* found = tensors.find(name);
+    used.insert(name);
+    if (!found || found->dtype != "F64" || found->bytes != list.size() * sizeof(double))
+      problems.push_back((found ? "not " + std::to_string(list.size()) + " numbers F64: " : "missing ") + name);
+    else if (!list.empty())
+      std::memcpy(list.data(), found->data, found->bytes);
   }
+  for (const auto& [name, flat] : stepper.state())
+    if (name != "ema") read_entries(tensors, store.entries(), flat, name + ".", problems, used);
+  report(file, tensors, std::move(problems), used);
+  stepper.set_numbers(numbers);
+  if (const auto ema = stepper.state().find("ema"); ema != stepper.state().end())
+    load_flat(checkpoint / "ema.safetensors", store.entries(), ema->second);
 }
 
 void prune_checkpoints(const fs::path& run, int64_t keep_last, const std::string& best) {

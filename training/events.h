@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "training/stage.h"
 
@@ -36,16 +37,31 @@ enum class Event : uint8_t {
   run_end
 };
 
+struct RunState {
+  int stage = 0;           // index of the present stage
+  int64_t step = 0;        // optimizer steps of the whole run so far
+  int64_t stage_step = 0;  // of the present stage
+  Spent spent;
+  std::vector<StageResult> results;  // of finished stages
+  // Of an elastic stage, one number for each variant: sums of its scores and of the seconds of its steps.
+  std::vector<double> scores, variant_seconds;
+  std::vector<int64_t> variant_steps;
+  std::vector<double> variant_flops;  // of one step; known again in every process
+  int64_t scorings = 0;
+};
+
 // What an observer sees. Pointers are valid from stage_start to stage_end.
 struct LoopView {
   const Recipe* recipe = nullptr;
   const Stage* stage = nullptr;
   Model* model = nullptr;
-  Optimizer* optimizer = nullptr;
+  Stepper* stepper = nullptr;
   const Batch* batch = nullptr;  // at batch_ready
   RunState state;
   int stages = 0;           // planned; 0: unknown
   int64_t stage_steps = 0;  // planned for this stage
+  bool trains = true;       // false: the stage only sets weights
+  std::vector<Json> notes;  // at stage_start and stage_end: what the plan decided and measured, as events
   double steps_per_epoch = 0;
   // of the last step
   double loss = 0, grad_norm = 0, lr = 0;

@@ -4,6 +4,7 @@
 
 #include "engine/ops/ops.h"
 #include "training/checkpoint.h"
+#include "training/predict.h"
 #include "training/signals.h"
 
 namespace accrete {
@@ -15,10 +16,9 @@ double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::ste
 
 }  // namespace
 
-Loop::Loop(LoopSettings settings, Plan& plan, std::vector<Observer*> observers)
+Loop::Loop(LoopSettings settings, const Plan& plan, std::vector<Observer*> observers)
     : settings_(std::move(settings)), plan_(plan), observers_(std::move(observers)) {
   view_.recipe = &settings_.recipe;
-  view_.stages = plan_.stages();
   best_loss_ = std::numeric_limits<double>::infinity();
 }
 
@@ -26,40 +26,32 @@ void Loop::emit(Event event) {
   for (Observer* o : observers_) o->on(event, view_);
 }
 
+void Loop::charge_time() {
+  const auto now = std::chrono::steady_clock::now();
+  view_.state.spent.seconds += seconds_between(mark_, now);
+  mark_ = now;
+}
+
 Outcome Loop::run(const std::filesystem::path& checkpoint) {
   const SignalWatch signals;
   mark_ = std::chrono::steady_clock::now();
   const auto begin = mark_;
-  if (settings_.measure_ceiling)
-    view_.ceiling = measured_ceiling(settings_.recipe.precision == "bf16" ? DType::bf16 : DType::f32, settings_.device);
+  if (settings_.measure_ceiling) view_.ceiling = measured_ceiling(compute(), settings_.device);
   if (!checkpoint.empty()) restore(read_checkpoint_state(checkpoint));
+  view_.stages = static_cast<int>(planned_stages(plan_).size());
   view_.resumed = !checkpoint.empty();
   emit(Event::run_start);
 
   Outcome outcome = Outcome::complete;
   std::filesystem::path load_from = checkpoint;
-  std::unique_ptr<Model> previous;
   while (outcome == Outcome::complete) {
-    const std::optional<Stage> stage = plan_.next(view_.state);
+    const std::optional<Stage> stage = plan_.next(view_.state.results);
     if (!stage) break;
     view_.stage = &*stage;
-    previous = std::move(model_);
-    begin_stage(*stage, previous ? &previous->params() : nullptr, load_from);
-    previous = nullptr;
+    begin_stage(*stage, load_from);
     load_from.clear();
     outcome = run_stage(*stage);
-    if (outcome == Outcome::complete || outcome == Outcome::until) {
-      StageResult result;
-      result.name = stage->name;
-      result.loss = view_.eval_loss;
-      result.steps = view_.state.stage_step;
-      result.flops = view_.state.spent.flops - stage_begin_flops_;
-      result.seconds = view_.state.spent.seconds - stage_begin_seconds_;
-      emit(Event::stage_end);
-      view_.state.results.push_back(result);
-      ++view_.state.stage;
-      view_.state.stage_step = 0;
-    }
+    if (outcome == Outcome::complete || outcome == Outcome::until) end_stage(*stage);
     if (settings_.hours > 0 && outcome == Outcome::complete && seconds_between(begin, mark_) > settings_.hours * 3600)
       outcome = Outcome::hours;
   }
@@ -75,45 +67,134 @@ Outcome Loop::run(const std::filesystem::path& checkpoint) {
   return outcome;
 }
 
-void Loop::begin_stage(const Stage& stage, const ParamStore* previous, const std::filesystem::path& checkpoint) {
+// Sources, clock and schedule of a stage.
+void Loop::open_data(const Stage& stage) {
   const Recipe& recipe = settings_.recipe;
-  optimizer_ = nullptr;
-  loader_ = nullptr;
-  reset_peak(settings_.device);
-  model_ = settings_.make_model(stage.model, recipe.precision == "bf16" ? DType::bf16 : DType::f32, settings_.device);
-  ParamStore& store = model_->params();
-  if (stage.trainable)
-    for (size_t i = 0; i < store.entries().size(); ++i)
-      store.set_trainable(static_cast<int>(i), stage.trainable(store.entries()[i]));
-  if (checkpoint.empty()) stage.initialise(store, previous);
-  optimizer_ = std::make_unique<Optimizer>(stage.optim, store);
-  if (!checkpoint.empty()) load_checkpoint(checkpoint, store, optimizer_.get());
-
-  source_ = settings_.make_source(stage.data, "train", static_cast<uint64_t>(recipe.seed));
-  eval_source_ = settings_.make_source(stage.data, recipe.eval.split, static_cast<uint64_t>(recipe.seed));
+  const auto seed = static_cast<uint64_t>(stage.seed.value_or(recipe.seed));
+  source_ = settings_.make_source(stage.data, stage.split, seed);
+  eval_source_ = settings_.make_source(stage.data, recipe.eval.split, seed);
   const int64_t size = stage.batch.size, micro = stage.batch.micro_size();
   check(size % micro == 0, "config", "batch.micro (", micro, ") does not divide batch.size (", size, ")");
-  check(source_->epoch_samples() > 0, "data", "the training split has no sample");
+  check(source_->epoch_samples() > 0, "data", "the split \"", stage.split, "\" has no sample");
   Clock clock;
   clock.steps_per_epoch = static_cast<double>(source_->epoch_samples()) / static_cast<double>(size);
   clock.tokens_per_step = static_cast<double>(source_->tokens_per_sample() * size);
   view_.steps_per_epoch = clock.steps_per_epoch;
-  view_.stage_steps = to_steps(stage.duration, clock, "duration");
-  clock.run_steps = view_.stage_steps;
+  view_.stage_steps = std::max<int64_t>(1, to_steps(stage.duration, clock, "duration"));
+  view_.trains = parse_duration(stage.duration, "duration").value > 0;
+  const double part = stage.schedule_to - stage.schedule_from;
+  clock.run_steps = std::max<int64_t>(1, std::llround(static_cast<double>(view_.stage_steps) / part));
+  schedule_begin_ = std::llround(stage.schedule_from * static_cast<double>(clock.run_steps));
   schedule_ = Schedule(stage.schedule, clock);
-  // A stage goes on in the stream of samples where the one before stopped.
-  loader_ = std::make_unique<Loader>(source_, view_.state.spent.samples, micro, micro,
-                                     static_cast<int>(stage.data.loader_threads));
-  view_.model = model_.get();
-  view_.optimizer = optimizer_.get();
-  view_.data_wait = waited_ = 0;
-  view_.split = recipe.eval.split;  // a run continued at the end of its stage evaluates no more
-  if (view_.state.stage_step == 0) {
-    stage_begin_flops_ = view_.state.spent.flops;
-    stage_begin_seconds_ = view_.state.spent.seconds;
+}
+
+// Batches of a stage, from the position of the run.
+void Loop::open_loader(const Stage& stage) {
+  const auto seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
+  const int64_t size = stage.batch.size, micro = stage.batch.micro_size();
+  variant_sources_.clear();
+  if (stage.elastic) {
+    for (const Variant& v : stage.elastic->variants) {
+      DataConfig data = stage.data;
+      data.length = v.length;
+      variant_sources_.push_back(settings_.make_source(data, stage.split, seed));
+    }
+  } else if (view_.trains) {
+    // Position in the stream of samples: a stage goes on where the one before stopped, whatever its sequence length,
+    // unless it has a stream of its own.
+    const RunState& s = view_.state;
+    const int64_t first = stage.seed
+                              ? s.stage_step * size
+                              : (s.spent.tokens > 0 ? s.spent.tokens / source_->tokens_per_sample() : s.spent.samples);
+    loader_ = std::make_unique<Loader>(source_, first, micro, micro, static_cast<int>(stage.data.loader_threads));
   }
+}
+
+StageStart Loop::start_of(const Stage& stage) {
+  StageStart start{.store = model_->params()};
+  start.optimizer = dynamic_cast<Optimizer*>(stepper_.get());
+  start.previous = previous_ ? &*previous_ : nullptr;
+  start.seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
+  start.folder = settings_.run / "work" / std::to_string(view_.state.stage);
+  start.earlier = [this](int index) {
+    check(index >= 0 && index < view_.state.stage, "plan", "stage ", index, " has not ended yet");
+    return previous_ && index == view_.state.stage - 1 ? *previous_ : load_stage(index);
+  };
+  start.external = [this](const std::filesystem::path& path) {
+    const Json state = read_checkpoint_state(path);
+    check(state.contains("model"), "checkpoint", path.string(), ": state.json lacks \"model\"");
+    return read_snapshot(path, settings_.make_model(state["model"], compute(), kDry)->params().entries());
+  };
+  start.fresh = [this, seed = start.seed](const Json& model) {
+    const auto m = settings_.make_model(model, DType::f32, kCpu);
+    m->params().initialise(seed);
+    return snapshot(m->params());
+  };
+  start.model = [this](const Json& model) { return settings_.make_model(model, compute(), settings_.device); };
+  start.collected = [this](int index, int i) { return snapshot_file(settings_.run, index, i); };
+  start.score = [this, &stage](const std::string& split, int64_t batches) {
+    const auto seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
+    const auto source =
+        split == settings_.recipe.eval.split ? eval_source_ : settings_.make_source(stage.data, split, seed);
+    return mean_loss(*source, stage.batch.micro_size(), batches, view_.state.spent.flops);
+  };
+  start.note = [this](Json event) { view_.notes.push_back(std::move(event)); };
+  return start;
+}
+
+void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoint) {
+  stepper_ = nullptr;
+  loader_ = nullptr;
+  objective_ = nullptr;
+  model_ = nullptr;
+  reset_peak(settings_.device);
+  model_ = settings_.make_model(stage.model, compute(), settings_.device);
+  ParamStore& store = model_->params();
+  if (stage.trainable)
+    for (size_t i = 0; i < store.entries().size(); ++i)
+      store.set_trainable(static_cast<int>(i), stage.trainable(store.entries()[i]));
+  if (checkpoint.empty()) view_.state.stage_step = 0;
+  open_data(stage);
+  view_.notes = stage.notes;
+  view_.split = settings_.recipe.eval.split;  // a run continued at the end of its stage evaluates no more
+  const bool begins = checkpoint.empty();
+  if (begins) {
+    stage_begin_ = view_.state.spent;
+    view_.state.spent += stage.charged;
+    const size_t variants = stage.elastic ? stage.elastic->variants.size() : 0;
+    view_.state.scores.assign(variants, 0.0);
+    view_.state.variant_seconds.assign(variants, 0.0);
+    view_.state.variant_steps.assign(variants, 0);
+    view_.state.scorings = 0;
+    if (stage.start_flops) view_.state.spent.flops += stage.start_flops(store.parameter_count());
+  }
+  view_.state.variant_flops.clear();
+  if (stage.elastic)
+    for (const Variant& v : stage.elastic->variants)
+      view_.state.variant_flops.push_back(step_cost(settings_, stage, &v).flops);
+  step_flops_ = stage.step_flops ? stage.step_flops(store.parameter_count()) : 0;
+  if (!stage.stepper) stepper_ = std::make_unique<Optimizer>(stage.optim, store, stage.averages);
+  StageStart start = start_of(stage);
+  if (begins) {
+    check(stage.initialise != nullptr, "plan", "the stage \"", stage.name, "\" does not say how it begins");
+    stage.initialise(start);
+  }
+  if (stage.stepper) stepper_ = stage.stepper(start);
+  if (!begins) load_checkpoint(checkpoint, store, *stepper_);
+  if (stage.objective) objective_ = stage.objective(start);
+  open_loader(stage);
+  previous_.reset();
+
+  view_.model = model_.get();
+  view_.stepper = stepper_.get();
+  view_.data_wait = waited_ = 0;
   view_.peak_memory = memory_use(settings_.device).peak;
+  charge_time();
   emit(Event::stage_start);
+  view_.notes.clear();
+  if (begins && stage.collect && stage.collect->include_start)
+    save_flat(snapshot_file(settings_.run, view_.state.stage, 0), store.entries(), store.values());
+  if (begins && stage.evaluate_first) evaluate(stage);
 }
 
 Outcome Loop::run_stage(const Stage& stage) {
@@ -127,10 +208,18 @@ Outcome Loop::run_stage(const Stage& stage) {
   const auto process_begin = std::chrono::steady_clock::now();
   int64_t& at = view_.state.stage_step;
   while (at < view_.stage_steps) {
-    train_step(stage);
+    if (view_.trains)
+      train_step(stage);
+    else
+      ++view_.state.step, ++at, evaluated_now_ = false;
     const bool last = at == view_.stage_steps;
     const bool timed_out = settings_.hours > 0 && seconds_between(process_begin, mark_) > settings_.hours * 3600;
     const bool stop = SignalWatch::received() != 0 || timed_out;
+    if (stage.elastic && at * stage.elastic->scorings / view_.stage_steps > view_.state.scorings) score_variants(stage);
+    if (stage.collect)
+      if (const int64_t i = stage.collect->due(at, view_.stage_steps); i >= 0)
+        save_flat(snapshot_file(settings_.run, view_.state.stage, static_cast<int>(i)), model_->params().entries(),
+                  model_->params().values());
     bool better = false;
     if (last || (eval_every > 0 && at % eval_every == 0)) {
       evaluate(stage);
@@ -142,7 +231,7 @@ Outcome Loop::run_stage(const Stage& stage) {
     if (keep_best) best_.clear();
     if (last || stop || reached || keep_best || (save_every > 0 && at % save_every == 0)) {
       if (keep_best) best_ = "this";
-      save(stage);
+      save();
     }
     if (reached) return Outcome::until;
     if (stop && !last) return timed_out ? Outcome::hours : Outcome::signal;
@@ -150,192 +239,37 @@ Outcome Loop::run_stage(const Stage& stage) {
   return Outcome::complete;
 }
 
-void Loop::train_step(const Stage& stage) {
-  const Recipe& recipe = settings_.recipe;
-  ParamStore& store = model_->params();
-  const int64_t pieces = stage.batch.size / stage.batch.micro_size();
-  Context ctx;
-  ctx.training = true;
-  ctx.plain = recipe.plain_ops;
-  ctx.recompute = recipe.recompute;
-  ctx.seed = static_cast<uint64_t>(recipe.seed);
-  ctx.step = static_cast<uint64_t>(view_.state.step);
-  evaluated_now_ = false;
-
-  store.zero_grads();
-  double loss = 0, flops = 0;
-  int64_t tokens = 0;
-  for (int64_t i = 0; i < pieces; ++i) {
-    const Batch batch = loader_->next();
-    ctx.first_sample = i * stage.batch.micro_size();
-    view_.batch = &batch;
-    emit(Event::batch_ready);
-    Tape tape;
-    const Tensor l = model_->loss(batch, ctx);
-    const float share = 1.0f / static_cast<float>(pieces);
-    backward(l, Tensor::from(std::vector<float>{share}, Shape{1}, settings_.device).view(Shape{}));
-    loss += static_cast<double>(l.item()) * share;
-    flops += tape.total_flops();
-    tokens += batch.tokens;
-    view_.batch = nullptr;
-  }
-  view_.loss = loss;
-  view_.grad_norm = optimizer_->gradient_norm();
-  emit(Event::gradients_ready);
-  if (!std::isfinite(loss) || !std::isfinite(view_.grad_norm)) explain_nonfinite(stage, loss, view_.grad_norm);
-  view_.lr = stage.optim.lr * schedule_.factor(view_.state.stage_step);
-  optimizer_->step(view_.lr, view_.state.stage_step + 1);
-
+void Loop::end_stage(const Stage& stage) {
   RunState& s = view_.state;
-  ++s.step;
-  ++s.stage_step;
-  s.spent.samples += stage.batch.size;
-  s.spent.tokens += tokens;
-  s.spent.flops += flops;
-  const auto now = std::chrono::steady_clock::now();
-  view_.step_seconds = seconds_between(mark_, now);
-  s.spent.seconds += view_.step_seconds;
-  mark_ = now;
-  view_.step_flops = flops;
-  view_.tokens_per_second = static_cast<double>(tokens) / view_.step_seconds;
-  view_.data_wait = loader_->wait_seconds() - waited_;
-  waited_ += view_.data_wait;
-  view_.allocations = device_allocations(settings_.device);
-  view_.peak_memory = memory_use(settings_.device).peak;
-  emit(Event::step_done);
-}
-
-double Loop::evaluate_split(const Stage& stage) {
-  const Recipe& recipe = settings_.recipe;
-  const int64_t size = recipe.eval.batch > 0 ? recipe.eval.batch : stage.batch.micro_size();
-  const int64_t samples = eval_source_->epoch_samples();
-  Context ctx;
-  ctx.plain = recipe.plain_ops;
-  ctx.seed = static_cast<uint64_t>(recipe.seed);
-  EvalSums total;
-  Tape tape;
-  const NoGrad quiet;
-  int64_t batches = 0;
-  for (int64_t first = 0; first < samples; first += size) {
-    if (recipe.eval.batches > 0 && batches++ == recipe.eval.batches) break;
-    const Batch batch = eval_source_->get(first, std::min(size, samples - first));
-    const EvalSums sums = model_->evaluate(batch, ctx);
-    total.loss += sums.loss;
-    total.count += sums.count;
+  StageResult result;
+  result.index = s.stage;
+  result.name = stage.name;
+  result.model = stage.model;
+  result.loss = view_.eval_loss;
+  result.steps = s.stage_step;
+  result.spent = s.spent - stage_begin_;
+  if (stage.elastic) {
+    Json scored = Json::array();
+    for (size_t i = 0; i < stage.elastic->variants.size(); ++i)
+      scored.push_back(
+          Json{{"name", stage.elastic->variants[i].name},
+               {"loss", s.scores[i] / static_cast<double>(std::max<int64_t>(1, s.scorings))},
+               {"flops", s.variant_flops[i]},
+               {"seconds", s.variant_seconds[i] / std::max(1.0, static_cast<double>(s.variant_steps[i]))}});
+    result.found["variants"] = scored;
+    view_.notes.push_back(Json{{"event", "search"}, {"variants", scored}});
   }
-  view_.state.spent.eval_flops += tape.total_flops();
-  check(total.count > 0, "eval", "the split \"", recipe.eval.split, "\" has no target");
-  return total.loss / static_cast<double>(total.count);
-}
-
-void Loop::evaluate(const Stage& stage) {
-  view_.split = settings_.recipe.eval.split;
-  view_.eval_loss = evaluate_split(stage);
-  const Tensor ema = optimizer_->ema();
-  view_.has_ema = ema.defined();
-  if (view_.has_ema) {
-    ParamStore& store = model_->params();
-    const Tensor kept = store.values().clone();
-    store.values().copy_from(ema);
-    store.refresh();
-    view_.eval_ema_loss = evaluate_split(stage);
-    store.values().copy_from(kept);
-    store.refresh();
+  if (stage.keep) {
+    save_checkpoint(stage_folder(settings_.run, s.stage), model_->params(), *stepper_, checkpoint_state());
+    charge_time();
   }
-  evaluated_now_ = true;
-  const auto now = std::chrono::steady_clock::now();
-  view_.state.spent.seconds += seconds_between(mark_, now);
-  mark_ = now;
-  emit(Event::eval);
-}
-
-Json Loop::checkpoint_state() const {
-  Json j;
-  j["format"] = 1;
-  j["family"] = model_->family();
-  j["model"] = model_->config();
-  j["stage"] = view_.state.stage;
-  j["stage_name"] = view_.stage->name;
-  j["step"] = view_.state.step;
-  j["stage_step"] = view_.state.stage_step;
-  j["spent"] = to_json(view_.state.spent);
-  j["results"] = Json::array();
-  for (const StageResult& r : view_.state.results) j["results"].push_back(to_json(r));
-  j["stage_begin_flops"] = stage_begin_flops_;
-  j["stage_begin_seconds"] = stage_begin_seconds_;
-  // Infinity (nothing evaluated yet) is not JSON.
-  j["best_loss"] = std::isfinite(best_loss_) ? Json(best_loss_) : Json();
-  j["best"] = best_;
-  j["eval_loss"] = view_.eval_loss;
-  j["plan"] = plan_.save();
-  j["metrics_position"] = metrics_position ? metrics_position() : 0;
-  return j;
-}
-
-void Loop::restore(const Json& j) {
-  const auto need = [&](const char* key) -> const Json& {
-    check(j.contains(key), "checkpoint", "state.json lacks \"", key, "\"");
-    return j.at(key);
-  };
-  try {
-    RunState& s = view_.state;
-    s.stage = need("stage").get<int>();
-    s.step = need("step").get<int64_t>();
-    s.stage_step = need("stage_step").get<int64_t>();
-    from_json(s.spent, need("spent"), "spent", "state.json");
-    for (const Json& r : need("results")) {
-      StageResult result;
-      from_json(result, r, "results", "state.json");
-      s.results.push_back(result);
-    }
-    stage_begin_flops_ = need("stage_begin_flops").get<double>();
-    stage_begin_seconds_ = need("stage_begin_seconds").get<double>();
-    if (need("best_loss").is_number()) best_loss_ = j["best_loss"].get<double>();
-    best_ = need("best").get<std::string>();
-    view_.eval_loss = need("eval_loss").get<double>();
-    plan_.load(need("plan"));
-  } catch (const nlohmann::json::exception& e) {
-    fail("checkpoint", "state.json is not as this program writes it: ", e.what());
-  }
-}
-
-void Loop::save(const Stage&) {
-  char name[32];
-  std::snprintf(name, sizeof name, "%08lld", static_cast<long long>(view_.state.step));
-  if (best_ == "this") best_ = name;
-  save_checkpoint(settings_.run, view_.state.step, model_->params(), *optimizer_, checkpoint_state());
-  prune_checkpoints(settings_.run, settings_.recipe.checkpoint.keep_last,
-                    settings_.recipe.checkpoint.keep_best ? best_ : "");
-  const auto now = std::chrono::steady_clock::now();
-  view_.state.spent.seconds += seconds_between(mark_, now);
-  mark_ = now;
-  emit(Event::checkpoint);
-}
-
-// Runs the step again, op by op, to name the first op whose result is not finite; keeps the batch.
-void Loop::explain_nonfinite(const Stage& stage, double loss, double norm) {
-  ParamStore& store = model_->params();
-  std::string culprit;
-  store.zero_grads();
-  Context ctx;
-  ctx.training = true;
-  ctx.plain = settings_.recipe.plain_ops;
-  ctx.seed = static_cast<uint64_t>(settings_.recipe.seed);
-  ctx.step = static_cast<uint64_t>(view_.state.step);
-  const std::filesystem::path kept = settings_.run / ("bad_batch_" + std::to_string(view_.state.step) + ".safetensors");
-  const int64_t micro = stage.batch.micro_size();
-  for (int64_t i = 0; i < stage.batch.size / micro && culprit.empty(); ++i) {
-    const Batch batch = source_->get(view_.state.spent.samples + i * micro, micro);
-    ctx.first_sample = i * micro;
-    Tape tape({.check_finite = true});
-    backward(model_->loss(batch, ctx));
-    culprit = tape.first_nonfinite();
-    if (!culprit.empty() || (i + 1) * micro == stage.batch.size) keep_batch(kept, batch);
-  }
-  if (culprit.empty()) culprit = "no single op (the sum of the gradients overflowed)";
-  fail("train", "step ", view_.state.step + 1, ": loss ", loss, ", gradient norm ", norm,
-       "; first non-finite result: ", culprit, "; the batch is kept in ", kept.string(),
-       "; saved checkpoints are untouched; hint: lower optim.lr or set optim.clip");
+  emit(Event::stage_end);
+  view_.notes.clear();
+  s.results.push_back(result);
+  ++s.stage;
+  s.stage_step = 0;
+  if (plan_.next(s.results))  // else nobody asks for them
+    previous_ = snapshot(model_->params(), dynamic_cast<const Optimizer*>(stepper_.get()));
 }
 
 double measured_ceiling(DType dtype, Device device) {

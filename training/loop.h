@@ -32,7 +32,7 @@ enum class Outcome : uint8_t { complete, until, signal, hours };
 
 class Loop {
  public:
-  Loop(LoopSettings settings, Plan& plan, std::vector<Observer*> observers);
+  Loop(LoopSettings settings, const Plan& plan, std::vector<Observer*> observers);
 
   // Continues from `checkpoint`, or begins when it is empty. Throws Error for bad input and non-finite losses;
   // checkpoints that are complete stay.
@@ -44,32 +44,54 @@ class Loop {
   std::function<uint64_t()> metrics_position;
 
  private:
+  using Time = std::chrono::steady_clock::time_point;
+  DType compute() const { return settings_.recipe.precision == "bf16" ? DType::bf16 : DType::f32; }
   void emit(Event event);
-  void begin_stage(const Stage& stage, const ParamStore* previous, const std::filesystem::path& checkpoint);
+  void charge_time();  // adds the time since the last call to what the run has spent
+
+  void begin_stage(const Stage& stage, const std::filesystem::path& checkpoint);
+  void open_data(const Stage& stage);
+  void open_loader(const Stage& stage);
+  StageStart start_of(const Stage& stage);
+  void end_stage(const Stage& stage);
   Outcome run_stage(const Stage& stage);
+
+  // loop_step.cpp
+  Context context(const Stage& stage, bool training) const;
   void train_step(const Stage& stage);
+  double train_batch(const Batch& batch, const Context& ctx, float share);
   void evaluate(const Stage& stage);
-  void save(const Stage& stage);
+  double mean_loss(const Source& source, int64_t size, int64_t batches, double& flops, const BlockSet* skip = nullptr);
+  size_t drawn_variant(const Stage& stage) const;
+  void score_variants(const Stage& stage);
   void explain_nonfinite(const Stage& stage, double loss, double norm);
-  double evaluate_split(const Stage& stage);
+
+  // loop_state.cpp
   Json checkpoint_state() const;
   void restore(const Json& state);
+  void save();
+  Snapshot load_stage(int index) const;
 
   LoopSettings settings_;
-  Plan& plan_;
+  const Plan& plan_;
   std::vector<Observer*> observers_;
   LoopView view_;
   std::unique_ptr<Model> model_;
-  std::unique_ptr<Optimizer> optimizer_;
+  std::optional<Snapshot> previous_;  // end of the stage before
+  std::unique_ptr<Stepper> stepper_;
+  LossFn objective_;
   std::shared_ptr<const Source> source_, eval_source_;
-  std::unique_ptr<Loader> loader_;
+  std::vector<std::shared_ptr<const Source>> variant_sources_;
+  std::unique_ptr<Loader> loader_;  // null in elastic stages, whose batches change their shape
   Schedule schedule_;
+  int64_t schedule_begin_ = 0;  // step of the schedule at which the stage begins
+  double step_flops_ = 0;       // of the method's own arithmetic
   double best_loss_ = 0;
   std::string best_;            // checkpoint folder with the best evaluated loss
   bool evaluated_now_ = false;  // at the present step
-  double stage_begin_flops_ = 0, stage_begin_seconds_ = 0;
-  double waited_ = 0;  // for data, by this stage's loader so far
-  std::chrono::steady_clock::time_point mark_;
+  Spent stage_begin_;           // what had been spent when the stage began
+  double waited_ = 0;           // for data, by this stage's loader so far
+  Time mark_;
 };
 
 // FLOP/s of a large matrix product in this type: the ceiling that progress lines compare with. About 50 ms.

@@ -7,9 +7,10 @@
 
 namespace accrete {
 
-Optimizer::Optimizer(const OptimConfig& config, ParamStore& store) : config_(config), store_(store) {
+Optimizer::Optimizer(const OptimConfig& config, ParamStore& store, const std::map<std::string, double>& averages)
+    : config_(config), store_(store), decays_(averages), steps_(store.entries().size(), 0.0) {
   if (!store.grads().defined()) store.zero_grads();
-  make_ranges();
+  ranges_ = make_ranges({});
   const SegmentScope segment(Segment::optimizer);
   const Shape flat{store.flat_count()};
   const auto make = [&](const char* name) { state_[name] = Tensor::zeros(flat, DType::f32, store.device()); };
@@ -17,7 +18,9 @@ Optimizer::Optimizer(const OptimConfig& config, ParamStore& store) : config_(con
   if (n == "adamw" || n == "lamb" || n == "muon") make("m"), make("v");
   if (n == "lion") make("m");
   if (n == "sgd") make("momentum");
-  if (config.ema > 0) make("ema"), reset_ema();
+  if (config.ema > 0) decays_["ema"] = config.ema;
+  for (const auto& [name, decay] : decays_) make(name.c_str());
+  reset_averages();
   int64_t largest = 0;
   for (const Range& r : ranges_) largest = std::max(largest, r.count);
   if (n == "lamb" || n == "muon") scratch_ = Tensor::empty(Shape{largest}, DType::f32, store.device());
@@ -28,32 +31,45 @@ Optimizer::Optimizer(const OptimConfig& config, ParamStore& store) : config_(con
 
 // LAMB and Muon look at one parameter at a time; the others take neighbours with equal settings together. The padding
 // between entries is zero in values and gradients and stays zero under every rule.
-void Optimizer::make_ranges() {
+std::vector<Optimizer::Range> Optimizer::make_ranges(const BlockSet& skip) const {
+  std::vector<Range> ranges;
   const bool single = config_.name == "lamb" || config_.name == "muon";
   const auto& entries = store_.entries();
   for (size_t i = 0; i < entries.size(); ++i) {
     const ParamEntry& e = entries[i];
-    if (!e.trainable) continue;
+    if (!e.trainable || skip.contains(e.group, e.block)) continue;
     const int64_t end = i + 1 < entries.size() ? entries[i + 1].offset : store_.flat_count();
     const bool matrix = config_.name == "muon" && e.shape.rank() == 2 && e.block >= 0;
-    if (!single && !ranges_.empty()) {
-      Range& last = ranges_.back();
-      if (last.begin + last.count == e.offset && last.decay == e.decay) {
+    if (!single && !ranges.empty()) {
+      Range& last = ranges.back();
+      const bool equal = last.decay == e.decay && steps_[static_cast<size_t>(last.entry)] == steps_[i];
+      if (last.begin + last.count == e.offset && equal) {
         last.count = end - last.begin;
         continue;
       }
     }
-    ranges_.push_back({e.offset, single ? e.count() : end - e.offset, e.decay, matrix, static_cast<int>(i)});
+    ranges.push_back({e.offset, single ? e.count() : end - e.offset, e.decay, matrix, static_cast<int>(i)});
   }
+  return ranges;
 }
 
-Tensor Optimizer::ema() const {
-  const auto it = state_.find("ema");
+std::map<std::string, std::vector<double>> Optimizer::numbers() const { return {{"steps", steps_}}; }
+
+void Optimizer::set_numbers(const std::map<std::string, std::vector<double>>& numbers) {
+  const auto steps = numbers.find("steps");
+  check(steps != numbers.end() && steps->second.size() == steps_.size(), "optimizer", "expected \"steps\" of ",
+        steps_.size(), " parameters");
+  steps_ = steps->second;
+  ranges_ = make_ranges({});
+}
+
+Tensor Optimizer::average(const std::string& name) const {
+  const auto it = decays_.contains(name) ? state_.find(name) : state_.end();
   return it == state_.end() ? Tensor() : it->second;
 }
 
-void Optimizer::reset_ema() {
-  if (const Tensor e = ema(); e.defined()) e.copy_from(store_.values());
+void Optimizer::reset_averages() {
+  for (const auto& [name, decay] : decays_) state_.at(name).copy_from(store_.values());
 }
 
 float Optimizer::gradient_norm() {
@@ -62,16 +78,24 @@ float Optimizer::gradient_norm() {
   return std::sqrt(norm2_.item());
 }
 
-void Optimizer::step(double lr, int64_t t) {
+void Optimizer::step(double lr, const BlockSet& skip) {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const ParamEntry& e = store_.entries()[i];
+    if (e.trainable && !skip.contains(e.group, e.block)) ++steps_[i];
+  }
+  // Counts of steps that drift apart cut the ranges anew.
+  const bool uneven = !skip.groups.empty() || !even_;
+  if (uneven) ranges_ = make_ranges(skip);
+  even_ = skip.groups.empty();
   for (const Range& r : ranges_) {
     if (config_.name == "lamb")
-      step_lamb(r, lr, t);
+      step_lamb(r, lr);
     else if (r.matrix)
       step_muon(r, lr);
     else
-      step_elementwise(r, lr, t);
+      step_elementwise(r, lr);
   }
-  if (const Tensor e = ema(); e.defined()) update::ema(e, store_.values(), static_cast<float>(config_.ema));
+  for (const auto& [name, decay] : decays_) update::ema(state_.at(name), store_.values(), static_cast<float>(decay));
   store_.values().bump_version("optimizer");
   store_.copy().bump_version("optimizer");
 }
@@ -84,7 +108,7 @@ Optimizer::View Optimizer::view(const Range& r) const {
 
 Tensor Optimizer::moment(const char* name, const Range& r) const { return state_.at(name).flat(r.begin, r.count); }
 
-update::AdamWSettings Optimizer::adam_settings(double lr, int64_t t, float weight_decay) const {
+update::AdamWSettings Optimizer::adam_settings(const Range& r, double lr, float weight_decay) const {
   update::AdamWSettings s;
   s.lr = static_cast<float>(lr);
   s.beta1 = static_cast<float>(config_.beta1);
@@ -92,11 +116,11 @@ update::AdamWSettings Optimizer::adam_settings(double lr, int64_t t, float weigh
   s.eps = static_cast<float>(config_.eps);
   s.weight_decay = weight_decay;
   s.bias_correction = config_.bias_correction;
-  s.step = t;
+  s.step = steps_of(r);
   return s;
 }
 
-void Optimizer::step_elementwise(const Range& r, double lr, int64_t t) {
+void Optimizer::step_elementwise(const Range& r, double lr) {
   const auto [p, copy, g, decay] = view(r);
   if (config_.name == "sgd") {
     update::sgd(p, copy, moment("momentum", r), g, factor_, static_cast<float>(lr),
@@ -108,14 +132,14 @@ void Optimizer::step_elementwise(const Range& r, double lr, int64_t t) {
     // What muon leaves over follows the same schedule from its own peak.
     const bool own_peak = config_.name == "muon" && config_.adam_lr > 0 && config_.lr > 0;
     update::adamw(p, copy, moment("m", r), moment("v", r), g, factor_,
-                  adam_settings(own_peak ? lr * config_.adam_lr / config_.lr : lr, t, decay));
+                  adam_settings(r, own_peak ? lr * config_.adam_lr / config_.lr : lr, decay));
   }
 }
 
-void Optimizer::step_lamb(const Range& r, double lr, int64_t t) {
+void Optimizer::step_lamb(const Range& r, double lr) {
   const auto [p, copy, g, decay] = view(r);
   const Tensor u = scratch_.flat(0, r.count), p_norm2 = norms_.flat(0, 1), u_norm2 = norms_.flat(1, 1);
-  update::lamb_direction(u, moment("m", r), moment("v", r), p, g, factor_, adam_settings(lr, t, decay));
+  update::lamb_direction(u, moment("m", r), moment("v", r), p, g, factor_, adam_settings(r, lr, decay));
   update::sum_of_squares(p_norm2, p);
   update::sum_of_squares(u_norm2, u);
   update::lamb_apply(p, copy, u, p_norm2, u_norm2, static_cast<float>(lr), config_.trust_all || decay > 0);

@@ -12,6 +12,7 @@
 #include "engine/core/config.h"
 #include "engine/nn/params.h"
 #include "engine/ops/update.h"
+#include "training/stepper.h"
 
 namespace accrete {
 
@@ -51,22 +52,25 @@ struct OptimConfig {
   }
 };
 
-class Optimizer {
+class Optimizer : public Stepper {
  public:
-  Optimizer(const OptimConfig& config, ParamStore& store);
+  // `averages`: running averages of the weights kept beside config.ema, decay by name; names begin with "ema".
+  Optimizer(const OptimConfig& config, ParamStore& store, const std::map<std::string, double>& averages = {});
 
-  // Global L2 norm of the gradients, as f32 on the host; not finite when a gradient is not.
-  float gradient_norm();
-  // One step with learning rate `lr`, using the norm of the last gradient_norm() for clipping. `t` counts from 1.
-  void step(double lr, int64_t t);
+  float gradient_norm() override;
+  using Stepper::step;
+  void step(double lr, const BlockSet& skip) override;
 
   const OptimConfig& config() const { return config_; }
-  // Flat f32 state by name ("m", "v", "momentum", "ema"): what a checkpoint keeps.
-  const std::map<std::string, Tensor>& state() const { return state_; }
-  // The averaged weights; undefined without ema.
-  Tensor ema() const;
-  // To be called when the values were replaced (start of a stage, loading): the average starts from them.
-  void reset_ema();
+  const std::map<std::string, Tensor>& state() const override { return state_; }
+  // "steps": optimizer steps of each entry so far; they decide the bias correction of Adam.
+  std::map<std::string, std::vector<double>> numbers() const override;
+  void set_numbers(const std::map<std::string, std::vector<double>>& numbers) override;
+  // The running average of this name; undefined when there is none.
+  Tensor average(const std::string& name) const;
+  Tensor ema() const { return average("ema"); }
+  // To be called when the values were replaced (start of a stage): all averages start from them.
+  void reset_averages();
 
  private:
   // Consecutive parameters that are stepped alike.
@@ -76,7 +80,9 @@ class Optimizer {
     bool matrix = false;  // muon: orthogonalised
     int entry = 0;        // first entry of the range
   };
-  void make_ranges();
+  // Ranges of the parameters that step together, without those of skipped blocks.
+  std::vector<Range> make_ranges(const BlockSet& skip) const;
+  int64_t steps_of(const Range& r) const { return static_cast<int64_t>(steps_[static_cast<size_t>(r.entry)]); }
   // One range of the flat buffers; copy is undefined when computing in f32.
   struct View {
     Tensor values, copy, grads;
@@ -84,15 +90,18 @@ class Optimizer {
   };
   View view(const Range& r) const;
   Tensor moment(const char* name, const Range& r) const;
-  update::AdamWSettings adam_settings(double lr, int64_t t, float weight_decay) const;
-  void step_elementwise(const Range& r, double lr, int64_t t);
-  void step_lamb(const Range& r, double lr, int64_t t);
+  update::AdamWSettings adam_settings(const Range& r, double lr, float weight_decay) const;
+  void step_elementwise(const Range& r, double lr);
+  void step_lamb(const Range& r, double lr);
   void step_muon(const Range& r, double lr);
 
   OptimConfig config_;
   ParamStore& store_;
-  std::vector<Range> ranges_;
+  std::map<std::string, double> decays_;  // of the averages
+  std::vector<Range> ranges_;             // without skipped blocks
+  std::vector<double> steps_;             // of each entry so far
   std::map<std::string, Tensor> state_;
+  bool even_ = true;  // the ranges are those of no skipped block
   Tensor norm2_, factor_, scratch_, norms_;
 };
 

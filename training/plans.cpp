@@ -1,24 +1,17 @@
 // The list of plans by name.
-#include "training/stage.h"
+#include "training/method.h"
 #include "training/trainers/plain.h"
 
 namespace accrete {
-namespace {
 
-struct PlanName {
-  std::string name = "plain";
-  template <class V>
-  void fields(V& v) {
-    v("name", name, "plan", one_of("plain"));
-  }
-};
-
-}  // namespace
-
-std::unique_ptr<Plan> make_plan(const Recipe& recipe) {
-  PlanName plan;
-  from_json(plan, recipe.plan, "plan");
-  return std::make_unique<Plain>(recipe);
+std::unique_ptr<Plan> make_plan(const Json& plan, const Stage& stage) {
+  check(plan.is_object() && plan.contains("name") && plan["name"].is_string(), "config",
+        "\"plan\" needs a name; expected {\"name\": \"plain\"}; got ", plan.dump());
+  const std::string name = plan["name"].get<std::string>();
+  if (name == "plain") return std::make_unique<Plain>(plan, stage);
+  fail("config", "\"plan.name\": unknown plan \"", name, "\"; expected plain");
 }
+
+std::unique_ptr<Plan> make_plan(const Recipe& recipe) { return make_plan(recipe.plan, stage_of(recipe, "train")); }
 
 }  // namespace accrete

@@ -19,7 +19,15 @@ struct StagePrediction {
 };
 
 // Stages of the plan, in order. Plans that decide on measured results are followed along their default path.
-std::vector<StagePrediction> predict(const LoopSettings& settings, Plan& plan);
+std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& plan);
+
+// One optimizer step of a stage, or of one variant of an elastic stage, by a run on the dry device.
+struct StepCost {
+  double flops = 0, forward_flops = 0;
+  int64_t peak = 0, params = 0, trainable = 0;
+  std::string memory_table;
+};
+StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Variant* variant = nullptr);
 
 // Largest micro-batch (a divisor of stage.batch.size, at least 1) whose step fits into `bytes`; 0 when none does.
 int64_t largest_micro_batch(const LoopSettings& settings, const Stage& stage, int64_t bytes);

@@ -53,6 +53,16 @@ void MetricsRecorder::write(const Json& event) {
   curves_.add(event, unix_seconds());
 }
 
+// What the plan decided and measured for this stage.
+void MetricsRecorder::write_notes(const LoopView& view) {
+  for (const Json& note : view.notes) {
+    Json j = note;
+    j["step"] = view.state.step;
+    j["stage"] = view.state.stage;
+    write(j);
+  }
+}
+
 void MetricsRecorder::on(Event event, const LoopView& view) {
   Json j;
   switch (event) {
@@ -69,6 +79,7 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["trainable"] = view.model->params().trainable_count();
       add_cost(j, view);
       write(j);
+      write_notes(view);
       break;
     case Event::step_done:
       j["event"] = "step";
@@ -95,6 +106,7 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       write(j);
       break;
     case Event::stage_end:
+      write_notes(view);
       j["event"] = "stage_end";
       j["step"] = view.state.step;
       j["stage"] = view.state.stage;

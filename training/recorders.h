@@ -21,6 +21,7 @@ class MetricsRecorder : public Observer {
 
  private:
   void write(const Json& event);
+  void write_notes(const LoopView& view);
 
   MetricsWriter metrics_;
   EventWriter curves_;
@@ -38,7 +39,6 @@ class ProgressRecorder : public Observer {
   std::ofstream log_;
   Progress progress_;
   double smooth_seconds_ = 0;  // of a step, for a steady estimate of the remaining time
-  int shown_stage_ = -1;
 };
 
 // "4 blocks, width 192, length 256": what a person wants to know of a stage.

@@ -1,19 +1,21 @@
 // Stage and Plan: a training run is a sequence of stages, and a plan says which stage comes next.
 //
-// A stage is data: train this model, on this data, for so long, starting from that store. A plan holds no tensors and
-// makes its decisions from the RunState alone, so that a run that was killed continues by asking the plan for the same
-// stage again.
+// A stage is data: train this model, on this data, for so long, starting from those weights. A plan holds no tensors
+// and decides from the results of finished stages alone, so that a run that was killed continues by asking the plan for
+// the same stage again.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/nn/model.h"
 #include "training/recipe.h"
+#include "training/snapshot.h"
 
 namespace accrete {
 
@@ -31,60 +33,128 @@ struct Spent {
     v("eval_flops", eval_flops, "of evaluation");
     v("seconds", seconds, "since the start, pauses excluded");
   }
+  Spent& operator+=(const Spent& b);
 };
+Spent operator-(const Spent& a, const Spent& b);
 
-// Outcome of a finished stage.
+// Outcome of a finished stage: what later decisions of the plan are made of.
 struct StageResult {
+  int index = 0;  // of the stage in the run; names its weights for StageStart::earlier
   std::string name;
-  double loss = 0;  // last evaluated loss
+  Json model = Json::object();  // config
+  double loss = 0;              // last evaluated loss
   int64_t steps = 0;
-  double flops = 0, seconds = 0;
+  Spent spent;                  // by this stage
+  Json found = Json::object();  // what the stage measured for the plan (scores of variants)
 
   template <class V>
   void fields(V& v) {
+    v("index", index, "of the stage");
     v("name", name, "of the stage");
+    v("model", model, "configuration of its model");
     v("loss", loss, "last evaluated loss");
     v("steps", steps, "optimizer steps");
-    v("flops", flops, "spent by the stage");
-    v("seconds", seconds, "spent by the stage");
+    v("spent", spent, "by the stage");
+    v("found", found, "measurements for the plan");
   }
 };
+using Results = std::span<const StageResult>;
 
-struct RunState {
-  int stage = 0;           // index of the stage to run
-  int64_t step = 0;        // optimizer steps of the whole run so far
-  int64_t stage_step = 0;  // of the present stage
-  Spent spent;
-  std::vector<StageResult> results;  // of finished stages
+// What a stage may begin from, and what it needs to set up its own arithmetic.
+struct StageStart {
+  ParamStore& store;                                                 // of the stage's model; to be filled
+  Optimizer* optimizer = nullptr;                                    // null when the stage brings its own stepper
+  const Snapshot* previous = nullptr;                                // end of the stage before; null for the first
+  std::function<Snapshot(int stage)> earlier;                        // end of a stage that was kept (Stage::keep)
+  std::function<Snapshot(const std::filesystem::path&)> external;    // weights of another run or checkpoint
+  std::function<Snapshot(const Json& model)> fresh;                  // drawn from the run's seed
+  std::function<std::unique_ptr<Model>(const Json& model)> model;    // for objectives that need a second network
+  std::function<std::filesystem::path(int stage, int i)> collected;  // snapshot i of a stage with Stage::collect
+  // Mean loss of the store's present weights on a split; its FLOPs are charged as training.
+  std::function<double(const std::string& split, int64_t batches)> score;
+  std::function<void(Json event)> note;  // writes {"event": "growth", ...} into metrics.jsonl
+  std::filesystem::path folder;          // for files that only this stage needs; made on demand
+  uint64_t seed = 0;
 };
 
+// One part of an elastic model at one size of data: what a search chooses between.
+struct Variant {
+  std::string name;
+  int64_t length = 0;  // tokens of a sequence; tokens of a step stay the same
+  BlockSet skip;
+};
+
+// An elastic stage trains one variant at every step, drawn uniformly from (seed, step), and scores all of them.
+struct Elastic {
+  std::vector<Variant> variants;
+  int64_t score_batches = 0;  // fixed training batches of one scoring
+  int64_t scorings = 1;       // equally spaced over the stage, the last at its end
+  std::string score_average;  // running average whose weights are scored; empty: the weights themselves
+};
+
+// Snapshots of the weights on the way: RUN/snapshots/<stage>/<i>.safetensors.
+struct Collect {
+  int64_t count = 0;           // equally spaced, the last at the end of the stage
+  double from = 0;             // share of the stage after which they begin
+  bool include_start = false;  // one more, number 0, of the stage's first weights
+  int64_t total() const { return count + include_start; }
+  // Number of the snapshot that is due after `step` of `steps` steps; -1: none.
+  int64_t due(int64_t step, int64_t steps) const;
+};
+
+using LossFn = std::function<Tensor(const Batch&, const Context&)>;
+
 struct Stage {
-  std::string name;  // "train", "coarse", "module 3"
+  std::string name;  // "train", "level 2", "module 3"
   Json model;        // config of the model trained
   DataConfig data;
+  std::string split = "train";
   BatchConfig batch;
   OptimConfig optim;
   ScheduleConfig schedule;
-  std::string duration;  // st, ep or tok
-  // Fills the store before the first step; `previous` is the store of the stage before (null for the first).
-  std::function<void(ParamStore& store, const ParamStore* previous)> initialise;
+  // The stage runs through this part of its schedule: a method that cuts one training into stages leaves the learning
+  // rate as it was.
+  double schedule_from = 0, schedule_to = 1;
+  std::string duration;  // st, ep or tok; 0st: the stage sets weights, evaluates and counts as one step
+  // Random numbers (data order, dropout, sampling) begin anew from this seed; nothing: they go on in the run's stream.
+  std::optional<int64_t> seed;
+  std::map<std::string, double> averages;  // running averages of the weights, decay by name ("ema.grow")
+  bool keep = false;                       // later stages need the final weights
+  bool evaluate_first = false;             // before the first step
+  Spent charged;                           // spent elsewhere for this stage
+  std::vector<Json> notes;                 // what the plan decided for this stage, and why: events of metrics.jsonl
+  std::optional<Collect> collect;
+  std::optional<Elastic> elastic;
+  // Blocks [first, last) of the model that a method may grow; the others are fixed parts of a larger plan.
+  int64_t first_block = 0, last_block = -1;  // -1: the depth of the model
+
+  // Fills the store, and the running averages of the optimizer, before the first step (training/method.h has the
+  // usual ones).
+  std::function<void(StageStart&)> initialise;
+  bool initialised_at_random = false;
   // Which parameters train; null: all.
   std::function<bool(const ParamEntry&)> trainable;
+  // What is minimised; null: the model's loss. Made anew in every process.
+  std::function<LossFn(StageStart&)> objective;
+  // What steps; null: an Optimizer over the trainable parameters. Made anew in every process, after the weights.
+  std::function<std::unique_ptr<Stepper>(StageStart&)> stepper;
+  // FLOPs of the method's own arithmetic (a basis, a projection), at the start and at every step, from the number of
+  // parameters; null: none.
+  std::function<double(int64_t params)> start_flops, step_flops;
 };
 
 class Plan {
  public:
   virtual ~Plan() = default;
-  // The stage with index state.stage, or nothing when the run is complete. Must give the same stage for the same state.
-  virtual std::optional<Stage> next(const RunState& state) = 0;
-  // Number of stages when it is known before the run; 0 otherwise.
-  virtual int stages() const { return 0; }
-  // A few numbers that the plan decided on the way; kept in every checkpoint.
-  virtual Json save() const { return Json::object(); }
-  virtual void load(const Json&) {}
+  // The stage that follows those that are done, or nothing when the plan is complete. A pure function of the results.
+  virtual std::optional<Stage> next(Results done) const = 0;
 };
 
-// The plan that recipe.plan names. Error for unknown names and settings.
+// The plan that recipe.plan names. Error for unknown names, unknown settings and impossible plans.
 std::unique_ptr<Plan> make_plan(const Recipe& recipe);
+
+// All stages of a plan in order, as far as they are known before the run: plans that decide on measured results are
+// followed along the path they take without them.
+std::vector<Stage> planned_stages(const Plan& plan);
 
 }  // namespace accrete

@@ -5,9 +5,9 @@
 // Both runs have the same two stages, learning rates, batches and initial weights; only the freezing differs.
 #include "apps/experiment.h"
 #include "apps/gpt_family.h"
+#include "training/method.h"
 #include "training/recorders.h"
 #include "training/report.h"
-#include "training/trainers/plain.h"
 
 using namespace accrete;
 
@@ -16,22 +16,18 @@ namespace {
 class TwoHalves : public Plan {
  public:
   TwoHalves(const Recipe& recipe, int64_t steps, bool freeze) : recipe_(recipe), steps_(steps), freeze_(freeze) {}
-  int stages() const override { return 2; }
 
   // A plan answers one question: which stage comes next?
-  std::optional<Stage> next(const RunState& state) override {
-    if (state.stage > 1) return std::nullopt;
-    Stage stage = stage_of(recipe_, state.stage == 0 ? "first half" : "second half");
+  std::optional<Stage> next(Results done) const override {
+    if (done.size() == 2) return std::nullopt;
+    Stage stage = stage_of(recipe_, done.empty() ? "first half" : "second half");
     stage.duration = std::to_string(steps_ / 2) + "st";
-    if (state.stage == 0) {
+    if (done.empty()) {
       stage.schedule.name = "constant";
       return stage;
     }
     stage.schedule.warmup = "0st";
-    stage.initialise = [](ParamStore& store, const ParamStore* before) {
-      store.values().copy_from(before->values());
-      store.refresh();
-    };
+    stage.initialise = continue_weights;
     const int64_t depth = recipe_.model.at("depth").get<int64_t>();
     if (freeze_)
       stage.trainable = [depth](const ParamEntry& e) {
@@ -46,7 +42,7 @@ class TwoHalves : public Plan {
   bool freeze_;
 };
 
-RunRecord train(Plan& plan, const std::string& name, const LoopSettings& common, const Experiment& e) {
+RunRecord train(const Plan& plan, const std::string& name, const LoopSettings& common, const Experiment& e) {
   LoopSettings settings = common;
   settings.run = e.out / name;
   check(!std::filesystem::exists(settings.run), "freeze_half", settings.run.string(), " exists; choose another --out");

@@ -87,7 +87,7 @@ int main(int argc, char** argv) {
       backward(mean_loss);  // gradients land in the store
       loss = mean_loss.item();
       optimizer.gradient_norm();  // for clipping
-      optimizer.step(optim.lr, step);
+      optimizer.step(optim.lr);
       if (step % std::max<int64_t>(1, steps / 10) == 0) {
         char line[120];
         std::snprintf(line, sizeof line, "step %lld  loss %.4f  seen %.1f%%  unseen %.1f%%",

@@ -4,10 +4,11 @@
 
 namespace accrete::nn {
 
-Linear::Linear(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, Init init, bool with_bias)
+Linear::Linear(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, Init init, bool with_bias, Marks marks)
     : path(s.path()) {
-  weight = s.param("weight", Shape{out, in}, {out_axis, in_axis}, init, true);
-  if (with_bias) bias = s.param("bias", Shape{out}, {out_axis}, Init::zeros(), false);
+  in_axis.input = true;
+  weight = s.param("weight", Shape{out, in}, {out_axis, in_axis}, init, true, marks);
+  if (with_bias) bias = s.param("bias", Shape{out}, {out_axis}, Init::zeros(), false, marks);
 }
 
 Tensor Linear::operator()(const Tensor& x, const Context& ctx) const {
@@ -18,9 +19,9 @@ Tensor Linear::with_gelu(const Tensor& x, ops::Gelu form, const Context& ctx) co
   return ctx.plain ? ops::linear_gelu_plain(x, weight(), bias(), form) : ops::linear_gelu(x, weight(), bias(), form);
 }
 
-LayerNorm::LayerNorm(Scope s, int64_t embed_dim, float eps_, bool with_bias) : eps(eps_), path(s.path()) {
-  weight = s.param("weight", Shape{embed_dim}, {kEmbed}, Init::ones(), false);
-  if (with_bias) bias = s.param("bias", Shape{embed_dim}, {kEmbed}, Init::zeros(), false);
+LayerNorm::LayerNorm(Scope s, int64_t embed_dim, float eps_, bool with_bias, Marks marks) : eps(eps_), path(s.path()) {
+  weight = s.param("weight", Shape{embed_dim}, {kEmbed}, Init::ones(), false, marks);
+  if (with_bias) bias = s.param("bias", Shape{embed_dim}, {kEmbed}, Init::zeros(), false, marks);
 }
 
 Tensor LayerNorm::operator()(const Tensor& x, const Context& ctx) const {
@@ -39,7 +40,8 @@ SelfAttention::SelfAttention(Scope s, int64_t embed_dim, int64_t num_heads_, boo
         " is not divisible by num_heads ", num_heads);
   const int64_t head_dim = embed_dim / num_heads;
   qkv = Linear(s / "qkv", embed_dim, kEmbed, 3 * embed_dim, heads_axis(head_dim, 3), init, with_bias);
-  proj = Linear(s / "proj", embed_dim, heads_axis(head_dim), embed_dim, kEmbed, proj_init, with_bias);
+  proj = Linear(s / "proj", embed_dim, heads_axis(head_dim), embed_dim, kEmbed, proj_init, with_bias,
+                Marks{.branch_end = true});
 }
 
 Tensor SelfAttention::operator()(const Tensor& x, const Context& ctx) const {
@@ -74,7 +76,7 @@ Tensor SelfAttention::cached(const Tensor& x, KeyValueCache& cache, const Contex
 Mlp::Mlp(Scope s, int64_t embed_dim, int64_t hidden_dim, ops::Gelu form_, Init init, Init out_init, bool with_bias)
     : form(form_), path(s.path()) {
   fc1 = Linear(s / "fc1", embed_dim, kEmbed, hidden_dim, kMlp, init, with_bias);
-  fc2 = Linear(s / "fc2", hidden_dim, kMlp, embed_dim, kEmbed, out_init, with_bias);
+  fc2 = Linear(s / "fc2", hidden_dim, kMlp, embed_dim, kEmbed, out_init, with_bias, Marks{.branch_end = true});
 }
 
 Tensor Mlp::operator()(const Tensor& x, const Context& ctx) const {

@@ -13,7 +13,8 @@ struct Linear {
   std::string path;
 
   Linear() = default;
-  Linear(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, Init init, bool with_bias = true);
+  Linear(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, Init init, bool with_bias = true,
+         Marks marks = {});
   Tensor operator()(const Tensor& x, const Context& ctx) const;                 // (.., in) -> (.., out)
   Tensor with_gelu(const Tensor& x, ops::Gelu form, const Context& ctx) const;  // gelu(linear(x))
 };
@@ -24,7 +25,7 @@ struct LayerNorm {
   std::string path;
 
   LayerNorm() = default;
-  LayerNorm(Scope s, int64_t embed_dim, float eps, bool with_bias = true);
+  LayerNorm(Scope s, int64_t embed_dim, float eps, bool with_bias = true, Marks marks = {});
   Tensor operator()(const Tensor& x, const Context& ctx) const;
   // {x + residual, norm(x + residual)}
   ops::ResidualNorm add_and_norm(const Tensor& x, const Tensor& residual, const Context& ctx) const;

@@ -28,6 +28,8 @@ class Model {
   const ParamStore& params() const { return const_cast<Model*>(this)->params(); }
   // Mean loss of the batch, () f32, differentiable under a tape.
   virtual Tensor loss(const Batch& batch, const Context& ctx) = 0;
+  // The residual stream (B, T, C) after the first `blocks` blocks, before any final norm; 0: after the embedding.
+  virtual Tensor features(const Batch& batch, const Context& ctx, int64_t blocks) = 0;
   // Without gradients.
   virtual EvalSums evaluate(const Batch& batch, const Context& ctx) = 0;
 };

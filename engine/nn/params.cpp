@@ -31,6 +31,10 @@ std::string_view name_of(Role role) {
   return "?";
 }
 
+std::string ParamEntry::local_name() const {
+  return block < 0 ? name : name.substr(group.size() + 1 + std::to_string(block).size() + 1);
+}
+
 int ParamStore::declare(ParamEntry entry) {
   check(!values_.defined(), "params", "\"", entry.name, "\" declared after the store was allocated");
   check(find(entry.name) < 0, "params", "\"", entry.name, "\" declared twice");
@@ -145,7 +149,11 @@ Scope Scope::operator/(std::string_view name) const {
 }
 
 Scope Scope::in_block(int block) const {
+  const std::string number = "." + std::to_string(block);
+  check(path_.ends_with(number) && path_.size() > number.size(), "params", "\"", path_, "\" is not block ", block,
+        " of a group; expected a path like blocks", number);
   Scope s = *this;
+  s.group_ = path_.substr(0, path_.size() - number.size());
   s.block_ = block;
   return s;
 }
@@ -156,13 +164,16 @@ Scope Scope::in_stage(int stage) const {
   return s;
 }
 
-Param Scope::param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay) const {
+Param Scope::param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay,
+                   Marks marks) const {
   ParamEntry e;
   e.name = (*this / name).path();
   e.shape = shape;
   e.axes = std::move(axes);
   e.init = init;
+  e.group = group_;
   e.block = block_;
+  e.marks = marks;
   e.stage = stage_;
   e.decay = decay;
   return Param(store_, store_->declare(std::move(e)));

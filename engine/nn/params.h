@@ -20,11 +20,13 @@ enum class Role : uint8_t { none, embed, heads, mlp, vocab, grid };
 std::string_view name_of(Role role);
 
 // Size of an axis = parts * (count of the role) * unit. A fused qkv projection has rows {heads, parts 3, unit
-// head_dim}.
+// head_dim}. `input`: the axis is summed over when the parameter is used (columns of a Linear), so that merging its
+// indices adds where others average.
 struct Axis {
   Role role = Role::none;
   int parts = 1;
   int64_t unit = 1;
+  bool input = false;
 };
 inline constexpr Axis kNone{Role::none}, kEmbed{Role::embed}, kMlp{Role::mlp}, kVocab{Role::vocab}, kGrid{Role::grid};
 inline Axis heads_axis(int64_t head_dim, int parts = 1) { return {Role::heads, parts, head_dim}; }
@@ -38,17 +40,34 @@ struct Init {
   static Init uniform(float half_width) { return {Kind::uniform, half_width}; }
 };
 
+// Where one matrix is both the input table and the output matrix (tied embeddings), growth must know both sides.
+enum class Tie : uint8_t {
+  none,
+  table,  // looked up at the input and multiplied with at the output
+  input,  // scale or shift of the last norm before that multiplication
+};
+
+// What growth has to know of a parameter beyond its axes; declared where the parameter is made.
+struct Marks {
+  Tie tie = Tie::none;
+  bool branch_end = false;  // of the last linear layer of a residual branch: with zeros the branch adds nothing
+};
+
 struct ParamEntry {
   std::string name;  // path of the code = name in files, logs and graph: "blocks.3.attn.qkv.weight"
   Shape shape;
   std::vector<Axis> axes;  // role of each axis
   Init init;
-  int block = -1;     // index of the residual block it belongs to; -1: before or after the blocks
+  std::string group;  // list of alike residual blocks it belongs to ("blocks"); empty: before or after them
+  int block = -1;     // index of its block in the group; -1: none
   int stage = 0;      // index of the resolution stage of the model (VOLO); 0 for all others
+  Marks marks;
   bool decay = true;  // takes part in weight decay
   bool trainable = true;
   int64_t offset = 0;  // elements from the start of the flat buffers
   int64_t count() const { return shape.count(); }
+  // Name inside its block: "attn.qkv.weight"; the whole name outside of blocks.
+  std::string local_name() const;
 };
 
 class ParamStore {
@@ -118,14 +137,16 @@ class Scope {
  public:
   explicit Scope(ParamStore& store) : store_(&store) {}
   Scope operator/(std::string_view name) const;
+  // The scope is block number `block` of a group; its path ends in that number: "blocks.3".
   Scope in_block(int block) const;
   Scope in_stage(int stage) const;
-  Param param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay) const;
+  Param param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay,
+              Marks marks = {}) const;
   const std::string& path() const { return path_; }
 
  private:
   ParamStore* store_;
-  std::string path_;
+  std::string path_, group_;
   int block_ = -1;
   int stage_ = 0;
 };

@@ -1,25 +1,26 @@
 #include "training/trainers/plain.h"
 
 namespace accrete {
+namespace {
 
-std::optional<Stage> Plain::next(const RunState& state) {
-  if (state.stage > 0) return std::nullopt;
-  return stage_of(recipe_, "train");
+struct PlainConfig {
+  std::string name = "plain";
+  template <class V>
+  void fields(V& v) {
+    v("name", name, "plan");
+  }
+};
+
+}  // namespace
+
+Plain::Plain(const Json& plan, const Stage& stage) : stage_(stage) {
+  PlainConfig config;
+  from_json(config, plan, "plan");
 }
 
-Stage stage_of(const Recipe& recipe, std::string name) {
-  Stage stage;
-  stage.name = std::move(name);
-  stage.model = recipe.model;
-  stage.data = recipe.data;
-  stage.batch = recipe.batch;
-  stage.optim = recipe.optim;
-  stage.schedule = recipe.schedule;
-  stage.duration = recipe.duration;
-  stage.initialise = [seed = static_cast<uint64_t>(recipe.seed)](ParamStore& store, const ParamStore*) {
-    store.initialise(seed);
-  };
-  return stage;
+std::optional<Stage> Plain::next(Results done) const {
+  if (!done.empty()) return std::nullopt;
+  return stage_;
 }
 
 }  // namespace accrete

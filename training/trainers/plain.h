@@ -1,21 +1,17 @@
-// Plain training: one stage, all parameters, from random values.
+// Plain training: the stage as it is.
 #pragma once
 
-#include "training/stage.h"
+#include "training/method.h"
 
 namespace accrete {
 
 class Plain : public Plan {
  public:
-  explicit Plain(const Recipe& recipe) : recipe_(recipe) {}
-  std::optional<Stage> next(const RunState& state) override;
-  int stages() const override { return 1; }
+  Plain(const Json& plan, const Stage& stage);
+  std::optional<Stage> next(Results done) const override;
 
  private:
-  Recipe recipe_;
+  Stage stage_;
 };
-
-// A stage with the recipe's own settings, initialised at random from the run's seed: what most plans start from.
-Stage stage_of(const Recipe& recipe, std::string name);
 
 }  // namespace accrete

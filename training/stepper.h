@@ -1,0 +1,31 @@
+// What turns gradients into new weights. The loop knows only this; training/optimizer.h steps the weights themselves,
+// training/subspace.h the coefficients of a weighted average.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/nn/context.h"
+#include "engine/nn/params.h"
+
+namespace accrete {
+
+class Stepper {
+ public:
+  virtual ~Stepper() = default;
+  // Global L2 norm of the gradients, as f32 on the host; not finite when a gradient is not.
+  virtual float gradient_norm() = 0;
+  // One step with learning rate `lr`, using the norm of the last gradient_norm() for clipping. Parameters of the blocks
+  // in `skip` took no part in the step and stay as they are, moments too.
+  virtual void step(double lr, const BlockSet& skip) = 0;
+  void step(double lr) { step(lr, BlockSet{}); }
+
+  // What a checkpoint keeps. Flat f32 state with the store's offsets, by name ("m", "v", "ema", ...):
+  virtual const std::map<std::string, Tensor>& state() const = 0;
+  // and plain numbers, by name: counts of steps, coefficients. Set before the first step of a resumed run.
+  virtual std::map<std::string, std::vector<double>> numbers() const = 0;
+  virtual void set_numbers(const std::map<std::string, std::vector<double>>& numbers) = 0;
+};
+
+}  // namespace accrete
