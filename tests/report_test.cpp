@@ -1,5 +1,6 @@
 // The report page: it must come out whole from any run, and no text of a run may become markup.
 #include "training/report.h"
+#include "training/comparison.h"
 
 #include <doctest/doctest.h>
 #include <unistd.h>
@@ -158,22 +159,58 @@ TEST_CASE("evaluations carry what had been spent by then") {
 TEST_CASE("cost to reach the baseline's final quality") {
   // The baseline ends at 3 after 40 steps. Twice as fast: there at step 20. Slower: never.
   const std::vector<RunRecord> runs = {falling("base", 0.5, 40), falling("fast", 1, 40), falling("slow", 0.25, 40)};
-  const auto rows = cost_to_baseline(runs, 0, "loss");
+  const auto rows = compare_runs(runs, 0, "loss").rows;
   REQUIRE(rows.size() == 3);
-  CHECK(rows[0].final_value == 3);
-  CHECK(rows[0].reaching->cost.step == 40);
-  CHECK(rows[1].reaching->cost.flops == 2e10);
-  CHECK(rows[1].final_value == 1);
-  CHECK(!rows[2].reaching);
+  CHECK(rows[0].mean == 3);
+  CHECK(rows[0].reaching.step == 40);
+  CHECK(rows[1].reaching.flops == 2e10);
+  CHECK(rows[1].mean == 1);
+  CHECK(rows[2].reached == 0);
   const std::string page = report_html(runs);
   check_whole(page);
   CHECK(has(page, "Comparison of 3 runs"));
-  CHECK(has(page, "RunCost to reach the final valid loss of base (3.000)"));
+  CHECK(has(page, "Cost to reach the final valid loss of base (3.000)"));
   CHECK(has(page, "-50.0 %"));
   CHECK(has(page, "not reached"));
   CHECK(has(page, "<code>optim.lr</code>"));
   check_whole(report_html(runs, {.metric = "absent"}));
   CHECK_THROWS_AS(report_html(runs, {.baseline = 3}), Error);
+}
+
+TEST_CASE("runs that differ only in their seed are one row") {
+  std::vector<RunRecord> runs = {falling("base-s1", 0.5, 40), falling("base-s2", 0.5, 44), falling("vcycle-s1", 1, 40),
+                                 falling("vcycle-s2", 0.25, 40)};
+  for (size_t i = 0; i < runs.size(); ++i)
+    runs[i].config["recipe"] = {{"seed", i}, {"plan", {{"name", i < 2 ? "plain" : "vcycle"}}}};
+  const Comparison c = compare_runs(runs, 1, "loss");
+  REQUIRE(c.rows.size() == 2);
+  CHECK(c.baseline == 0);
+  CHECK(c.rows[0].name == "base");
+  CHECK(c.rows[1].name == "vcycle");
+  CHECK(c.rows[0].runs == std::vector<size_t>{0, 1});
+  CHECK(c.target == doctest::Approx((c.rows[0].lowest + c.rows[0].highest) / 2));
+  CHECK(c.rows[1].reached == 1);  // the slow one never gets there
+  CHECK(comparison_text(c).find("1 of 2 runs") != std::string::npos);
+  CHECK(comparison_json(c, runs)["rows"][1]["runs"] == Json({"vcycle-s1", "vcycle-s2"}));
+  check_whole(report_html(runs));
+}
+
+TEST_CASE("a small model of an earlier stage does not count as having reached the baseline") {
+  std::vector<RunRecord> runs = {falling("base", 0.5, 40), falling("grown", 1, 40)};
+  // The second run trains a small model up to step 30, which is as good as the baseline at step 20.
+  std::vector<Json> events = {{{"event", "stage_start"}, {"step", 0}, {"model", {{"depth", 2}}}}};
+  bool large = false;
+  for (const Json& event : runs[1].events) {
+    if (!large && event.value("step", 0) > 30) {
+      large = true;
+      events.push_back({{"event", "stage_start"}, {"step", 30}, {"model", {{"depth", 4}}}});
+    }
+    if (event["event"] != "stage_start") events.push_back(event);
+  }
+  runs[1].events = events;
+  const Comparison c = compare_runs(runs, 0, "loss");
+  CHECK(c.rows[1].reached == 1);
+  CHECK(c.rows[1].reaching.step > 30);
 }
 
 TEST_CASE("a run folder is read and its report written") {

@@ -72,7 +72,8 @@ void Loop::open_data(const Stage& stage) {
   const Recipe& recipe = settings_.recipe;
   const auto seed = static_cast<uint64_t>(stage.seed.value_or(recipe.seed));
   source_ = settings_.make_source(stage.data, stage.split, seed);
-  eval_source_ = settings_.make_source(stage.data, recipe.eval.split, seed);
+  // Evaluated at the recipe's full size, whatever the stage trains at.
+  eval_source_ = settings_.make_source(recipe.data, recipe.eval.split, seed);
   const int64_t size = stage.batch.size, micro = stage.batch.micro_size();
   check(size % micro == 0, "config", "batch.micro (", micro, ") does not divide batch.size (", size, ")");
   check(source_->epoch_samples() > 0, "data", "the split \"", stage.split, "\" has no sample");

@@ -9,6 +9,7 @@
 
 #include "engine/core/error.h"
 #include "engine/core/file.h"
+#include "training/comparison.h"
 #include "training/html.h"
 #include "training/metrics.h"
 #include "training/progress.h"
@@ -348,47 +349,50 @@ std::string configuration(const RunRecord& run, const std::string& title) {
 
 // "-31 %" in green when less was spent than by the baseline.
 std::string saving(double value, double baseline) {
+  const std::string text = change_text(value, baseline);
   const double change = value / baseline - 1;
-  if (!std::isfinite(change)) return "<td class=\"n\"></td>";
-  char text[64];
-  std::snprintf(text, sizeof text, "%+.1f %%", 100 * change);
   const char* mark = change < -0.0005 ? " good" : change > 0.0005 ? " bad" : " soft";
-  return std::string("<td class=\"n") + mark + "\">" + (std::abs(change) <= 0.0005 ? "\u00b10 %" : text) + "</td>";
+  return text.empty() ? "<td class=\"n\"></td>" : std::string("<td class=\"n") + mark + "\">" + text + "</td>";
 }
 
 std::string comparison(const std::vector<RunRecord>& runs, const ReportSettings& options) {
-  const auto rows = cost_to_baseline(runs, options.baseline, options.metric);
-  const CostRow& base = rows[options.baseline];
-  const std::string split = main_split(runs[options.baseline]);
-  std::string totals = heads({"run", "final", "steps", "samples", "compute", "", "time", ""}, 1);
-  std::string reach = heads({"run", "reached", "steps", "samples", "compute", "", "time", ""}, 1);
-  const auto name = [](size_t i, const std::string& text) {
-    return "<td><span class=\"swatch\" style=\"background:var(--c" + std::to_string(i % 8) + ")\"></span> " +
-           html_escape(text) + "</td>";
-  };
-  const auto line = [](const RunCost& cost, const RunCost& against) {
-    return cell(or_dash(cost.step, format_count)) + cell(or_dash(cost.samples, format_count)) +
-           cell(or_dash(cost.flops, format_flops)) + saving(cost.flops, against.flops) +
-           cell(or_dash(cost.seconds, format_duration)) + saving(cost.seconds, against.seconds) + "</tr>";
-  };
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const std::string value = cell(or_dash(rows[i].final_value, format_loss));
-    totals += "<tr>" + name(i, rows[i].name) + value + line(rows[i].total, base.total);
-    if (!base.reaching) continue;
-    reach += "<tr>" + name(i, rows[i].name);
-    if (rows[i].reaching)
-      reach += cell(format_loss(rows[i].reaching->value)) + line(rows[i].reaching->cost, base.reaching->cost);
+  const Comparison c = compare_runs(runs, options.baseline, options.metric);
+  const CompareRow& base = c.rows[c.baseline];
+  const bool known = std::isfinite(c.target);
+  const std::string quality = (c.split.empty() ? "" : c.split + " ") + c.metric;
+  std::string totals =
+      heads({"run", "seeds", "final", "lowest", "highest", "steps", "compute", "", "time", "", "peak memory"}, 1);
+  std::string reach = heads({"run", "runs that reach it", "steps", "compute", "", "time", ""}, 1);
+  for (const CompareRow& row : c.rows) {
+    std::string name = "<td>";
+    for (const size_t i : row.runs)
+      name += "<span class=\"swatch\" style=\"background:var(--c" + std::to_string(i % 8) + ")\"></span> ";
+    name += html_escape(row.name) + (&row == &base ? " <span class=\"soft\">baseline</span></td>" : "</td>");
+    const auto costs = [&](const RunCost& cost, const RunCost& against) {
+      const bool self = &row == &base;
+      return cell(or_dash(cost.step, format_count)) + cell(or_dash(cost.flops, format_flops)) +
+             (self ? cell("") : saving(cost.flops, against.flops)) + cell(or_dash(cost.seconds, format_duration)) +
+             (self ? cell("") : saving(cost.seconds, against.seconds));
+    };
+    totals += "<tr>" + name + cell(std::to_string(row.runs.size())) + cell(or_dash(row.mean, format_loss)) +
+              cell(or_dash(row.lowest, format_loss)) + cell(or_dash(row.highest, format_loss)) +
+              costs(row.total, base.total) + cell(or_dash(row.peak_memory, format_bytes)) + "</tr>";
+    if (!known) continue;
+    reach += "<tr>" + name;
+    if (row.reached > 0)
+      reach += cell(std::to_string(row.reached) + " of " + std::to_string(row.runs.size())) +
+               costs(row.reaching, base.reaching) + "</tr>";
     else
-      reach += value + "<td class=\"n bad\" colspan=\"6\">not reached</td></tr>";
+      reach +=
+          "<td class=\"n bad\" colspan=\"6\">not reached: ends with " + or_dash(row.mean, format_loss) + "</td></tr>";
   }
   std::string out;
-  if (base.reaching)
-    out += section("RunCost to reach the final " + split + " " + options.metric + " of " + base.name + " (" +
-                       format_loss(base.final_value) + ")",
+  if (known)
+    out += section("Cost to reach the final " + quality + " of " + base.name + " (" + format_loss(c.target) + ")",
                    table(reach) +
-                       "<p class=\"soft\">First evaluation that is as good; everything a method spends is counted, "
-                       "small models and "
-                       "searches too. Percentages compare with the baseline.</p>\n");
+                       "<p class=\"soft\">First evaluation that is as good, by the model that the run ends with; "
+                       "everything a method spends is counted, small models and searches too. Means over the runs "
+                       "that reach it; percentages compare with the baseline.</p>\n");
   return out + section("Totals", table(totals));
 }
 
@@ -423,20 +427,6 @@ std::string subtitle(const RunRecord& run) {
 }
 
 }  // namespace
-
-std::vector<CostRow> cost_to_baseline(const std::vector<RunRecord>& runs, size_t baseline, const std::string& name) {
-  check(baseline < runs.size(), "report", "run ", baseline, " is to be the baseline; there are ", runs.size(), " runs");
-  const std::string split = main_split(runs[baseline]);
-  const auto reference = evaluations(runs[baseline], split, name);
-  std::vector<CostRow> rows;
-  for (const auto& run : runs) {
-    const auto points = evaluations(run, split, name);
-    CostRow row{run.name, points.empty() ? NAN : points.back().value, std::nullopt, total_cost(run)};
-    if (!reference.empty()) row.reaching = first_reaching(run, split, name, reference.back().value);
-    rows.push_back(std::move(row));
-  }
-  return rows;
-}
 
 std::string report_html(const std::vector<RunRecord>& runs, const ReportSettings& options) {
   check(!runs.empty(), "report", "there is no run to report");

@@ -28,15 +28,6 @@ std::string report_html(const std::vector<RunRecord>& runs, const ReportSettings
 void write_report(const std::filesystem::path& path, const std::vector<RunRecord>& runs,
                   const ReportSettings& options = {});
 
-// What each run spent until it was as good as the baseline at its end.
-struct CostRow {
-  std::string name;
-  double final_value;                 // of the metric; NaN: never evaluated
-  std::optional<EvalPoint> reaching;  // first evaluation as good as the baseline's last
-  RunCost total;
-};
-std::vector<CostRow> cost_to_baseline(const std::vector<RunRecord>& runs, size_t baseline, const std::string& metric);
-
 // Style and script of the page (report_page.cpp).
 extern const char* const kReportStyle;
 extern const char* const kReportScript;

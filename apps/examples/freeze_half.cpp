@@ -5,6 +5,7 @@
 // Both runs have the same two stages, learning rates, batches and initial weights; only the freezing differs.
 #include "apps/experiment.h"
 #include "apps/gpt_family.h"
+#include "training/comparison.h"
 #include "training/method.h"
 #include "training/recorders.h"
 #include "training/report.h"
@@ -88,8 +89,8 @@ int main(int argc, char** argv) {
     const std::vector<RunRecord> runs = {train(plain, "plain", settings, e), train(frozen, "frozen", settings, e)};
     write_report(e.out / "report.html", runs);
     Json result;
-    for (const CostRow& row : cost_to_baseline(runs, 0, "loss"))
-      result[row.name] = {{"loss", row.final_value}, {"flops", row.total.flops}, {"seconds", row.total.seconds}};
+    for (const CompareRow& row : compare_runs(runs, 0, "loss").rows)
+      result[row.name] = {{"loss", row.mean}, {"flops", row.total.flops}, {"seconds", row.total.seconds}};
     e.result(result);
   });
 }
