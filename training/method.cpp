@@ -23,13 +23,15 @@ Spent operator-(const Spent& a, const Spent& b) {
 
 int64_t Collect::due(int64_t step, int64_t steps) const {
   const auto first = static_cast<int64_t>(from * static_cast<double>(steps));
+  check(count <= steps - first, "plan", count, " snapshots cannot be taken in ", steps - first,
+        " steps; expected fewer snapshots or a longer stage");
   for (int64_t i = 1; i <= count; ++i)
     if (step == first + (steps - first) * i / count) return i - 1 + include_start;
   return -1;
 }
 
 // Follows the parts through the results: a part that has consumed results and has no further stage is finished, and the
-// last result it consumed stands for it.
+// last result it consumed stands for it, with what all of them spent.
 std::optional<Stage> Method::next(Results done) const {
   std::vector<StageResult> finished;
   for (int number = 0;; ++number) {
@@ -46,6 +48,7 @@ std::optional<Stage> Method::next(Results done) const {
     }
     check(used > 0, "plan", "part ", number + 1, " has no stage");
     finished.push_back(done[used - 1]);
+    for (const StageResult& r : done.first(used - 1)) finished.back().spent += r.spent;
     done = done.subspan(used);
   }
 }
@@ -74,6 +77,7 @@ Stage stage_of(const Recipe& recipe, std::string name) {
   stage.optim = recipe.optim;
   stage.schedule = recipe.schedule;
   stage.duration = recipe.duration;
+  stage.base_seed = recipe.seed;
   stage.initialise = begin_at_random;
   stage.initialised_at_random = true;
   return stage;

@@ -24,8 +24,12 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
   ctx.skip = skip;
   StepCost cost;
   const Batch batch = source.get(0, micro);
+  StageStart start{.store = store, .network = model.get()};
+  start.model = [&](const Json& config) { return settings.make_model(config, compute, kDry); };
+  start.dry = true;
+  const LossFn objective = stage.objective ? stage.objective(start) : nullptr;
   Tape tape;
-  backward(model->loss(batch, ctx));
+  backward(objective ? objective(batch, ctx) : model->loss(batch, ctx));
   const double pieces = static_cast<double>(rows) / static_cast<double>(micro);
   cost.flops = tape.total_flops() * pieces;
   cost.forward_flops = tape.cost().flops * pieces;
@@ -62,6 +66,7 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
     p.name = stage.name;
     p.note = stage_note(stage);
     p.steps = to_steps(stage.duration, clock, "duration");
+    if (stage.collect) stage.collect->due(0, p.steps);  // refuses what cannot be
     clock.run_steps = std::max<int64_t>(1, p.steps);
     const Schedule schedule(stage.schedule, clock);
     to_steps(settings.recipe.eval.every, clock, "eval.every");

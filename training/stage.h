@@ -63,6 +63,7 @@ using Results = std::span<const StageResult>;
 // What a stage may begin from, and what it needs to set up its own arithmetic.
 struct StageStart {
   ParamStore& store;                                                 // of the stage's model; to be filled
+  Model* network = nullptr;                                          // the stage's model itself
   Optimizer* optimizer = nullptr;                                    // null when the stage brings its own stepper
   const Snapshot* previous = nullptr;                                // end of the stage before; null for the first
   std::function<Snapshot(int stage)> earlier;                        // end of a stage that was kept (Stage::keep)
@@ -75,6 +76,7 @@ struct StageStart {
   std::function<void(Json event)> note;  // writes {"event": "growth", ...} into metrics.jsonl
   std::filesystem::path folder;          // for files that only this stage needs; made on demand
   uint64_t seed = 0;
+  bool dry = false;  // only the cost is wanted: there are no weights, no earlier stages and no other runs to read
 };
 
 // One part of an elastic model at one size of data: what a search chooses between.
@@ -98,7 +100,8 @@ struct Collect {
   double from = 0;             // share of the stage after which they begin
   bool include_start = false;  // one more, number 0, of the stage's first weights
   int64_t total() const { return count + include_start; }
-  // Number of the snapshot that is due after `step` of `steps` steps; -1: none.
+  // Number of the snapshot that is due after `step` of `steps` steps; -1: none. Error when there are more snapshots
+  // than steps to take them at.
   int64_t due(int64_t step, int64_t steps) const;
 };
 
@@ -118,6 +121,7 @@ struct Stage {
   std::string duration;  // st, ep or tok; 0st: the stage sets weights, evaluates and counts as one step
   // Random numbers (data order, dropout, sampling) begin anew from this seed; nothing: they go on in the run's stream.
   std::optional<int64_t> seed;
+  int64_t base_seed = 1;                   // of the run: what methods derive seeds of their parts from
   std::map<std::string, double> averages;  // running averages of the weights, decay by name ("ema.grow")
   bool keep = false;                       // later stages need the final weights
   bool evaluate_first = false;             // before the first step
@@ -136,6 +140,9 @@ struct Stage {
   std::function<bool(const ParamEntry&)> trainable;
   // What is minimised; null: the model's loss. Made anew in every process.
   std::function<LossFn(StageStart&)> objective;
+  // Kept as "label" with every checkpoint of the stage: what other runs must know of it to build on it. Made anew in
+  // every process; null: none.
+  std::function<Json(StageStart&)> label;
   // What steps; null: an Optimizer over the trainable parameters. Made anew in every process, after the weights.
   std::function<std::unique_ptr<Stepper>(StageStart&)> stepper;
   // FLOPs of the method's own arithmetic (a basis, a projection), at the start and at every step, from the number of
