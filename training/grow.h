@@ -7,6 +7,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -52,6 +53,14 @@ TiedMode tied_of(const std::string& name);
 using RoleMap = std::function<std::optional<AxisMap>(Role role, int64_t count)>;
 Snapshot map_axes(const Snapshot& from, const RoleMap& map, TiedMode tied, Moments moments);
 
+// The unequal split of LEMON (arXiv 2310.07999, multilevel spec 8.7): copies that share equally compute and learn the
+// same for ever; here, in each group of copies of an input axis, all but the first are drawn anew with the scale of
+// their initialisation and the first takes the rest, B1 = W - B2 - ..., so that the function stays and the copies
+// learn differently. To be applied to a copied model; `groups` gives the copies of each role by its present count.
+// Values only: moments are dropped, averages stay as they are.
+using RoleGroups = std::function<std::optional<Groups>(Role role, int64_t count)>;
+Snapshot split_unequally(const Snapshot& grown, const RoleGroups& groups, uint64_t seed);
+
 // ---- depth --------------------------------------------------------------------------------------------------------
 
 // Block i of the result is the mean of sources[i] (one: a copy); an empty list leaves it out of the result, to be drawn
@@ -63,17 +72,18 @@ std::vector<std::pair<std::string, int>> block_groups(const std::vector<ParamEnt
 
 // ---- the rest -----------------------------------------------------------------------------------------------------
 
-// The last linear layers of the residual branches of these blocks become zero: the blocks pass their input on (pre-norm
-// models keep their function exactly).
+// The last linear layers of the residual branches of these blocks, and their running averages, times a factor. Silence
+// is zero: the blocks pass their input on (pre-norm models keep their function exactly).
+Snapshot scale_branches(const Snapshot& from, const BlockSet& blocks, float factor);
 Snapshot silence(const Snapshot& from, const BlockSet& blocks);
 
-// Position tables. A sequence: the first `length` rows, or linear interpolation of all (align_corners = false).
+// Position tables. A sequence: the first `length` rows (moments too), or linear interpolation of all (align_corners =
+// false; moments are dropped). Error when the model has no such table or a prefix would be longer than it.
 enum class SequenceResize : uint8_t { prefix, linear };
 Snapshot resize_sequence(const Snapshot& from, int64_t length, SequenceResize how);
 // A grid of h x w positions after `extra` rows of special tokens, which stay: bicubic (a = -0.75, align_corners =
-// false, no antialiasing). `offset` 0.1 gives the coordinates of the AutoProg release, source = (i + 0.5) old / (new +
-// 0.1)
-// - 0.5 (autoprog spec 4).
+// false, no antialiasing; moments are dropped), bit for bit the same where the grids agree. `offset` 0.1 gives the
+// coordinates of the AutoProg release: source = (i + 0.5) old / (new + 0.1) - 0.5 (autoprog spec 4).
 struct Grid {
   int64_t extra = 0, h = 0, w = 0;
 };
