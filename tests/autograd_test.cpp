@@ -372,6 +372,21 @@ TEST_CASE("recompute of a function that ignores its input, and of an input witho
   CHECK(grad(x) == constant.to_vector<float>());
 }
 
+TEST_CASE("recompute of frozen layers on data keeps nothing and runs only forward") {
+  const Tensor x = Tensor::from(std::vector<float>{1, 2, 3, 4}, Shape{2, 2});
+  const Tensor frozen = Tensor::from(std::vector<float>{1, -1, 2, 0.5f}, Shape{2, 2});
+  const Tensor w = require_grad(Tensor::from(std::vector<float>{0.5f, 1, -1, 2}, Shape{2, 2}));
+  const auto cost = [&](bool recomputed) {
+    const auto layer = [&](const Tensor& t) { return o::linear(t, frozen, Tensor()); };
+    Tape tape;
+    const Tensor h = recomputed ? recompute(layer, recompute(layer, x)) : layer(layer(x));
+    CHECK(!requires_grad(h));
+    backward(o::sum(o::linear(h, w, Tensor())));
+    return tape.total_flops();
+  };
+  CHECK(cost(true) == cost(false));
+}
+
 TEST_CASE("recompute inside recompute") {
   const Tensor x = leaf(Shape{4}, 33);
   const auto inner = [](const Tensor& t) { return o::unary(o::Unary::exp, o::unary(o::Unary::tanh, t)); };

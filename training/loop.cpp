@@ -112,7 +112,7 @@ void Loop::open_loader(const Stage& stage) {
 }
 
 StageStart Loop::start_of(const Stage& stage) {
-  StageStart start{.store = model_->params()};
+  StageStart start{.store = model_->params(), .network = model_.get()};
   start.optimizer = dynamic_cast<Optimizer*>(stepper_.get());
   start.previous = previous_ ? &*previous_ : nullptr;
   start.seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
@@ -186,6 +186,7 @@ void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoi
   open_loader(stage);
   previous_.reset();
 
+  label_ = stage.label ? stage.label(start) : Json();
   view_.model = model_.get();
   view_.stepper = stepper_.get();
   view_.data_wait = waited_ = 0;

@@ -87,6 +87,7 @@ class Loop {
   int64_t schedule_begin_ = 0;  // step of the schedule at which the stage begins
   double step_flops_ = 0;       // of the method's own arithmetic
   double best_loss_ = 0;
+  Json label_;  // of the stage; null: none
   std::string best_;            // checkpoint folder with the best evaluated loss
   bool evaluated_now_ = false;  // at the present step
   Spent stage_begin_;           // what had been spent when the stage began

@@ -27,6 +27,7 @@ Json Loop::checkpoint_state() const {
   j["best_loss"] = std::isfinite(best_loss_) ? Json(best_loss_) : Json();
   j["best"] = best_;
   j["eval_loss"] = view_.eval_loss;
+  if (!label_.is_null()) j["label"] = label_;
   j["metrics_position"] = metrics_position ? metrics_position() : 0;
   return j;
 }

@@ -18,8 +18,9 @@ class Method : public Plan {
   std::optional<Stage> next(Results done) const final;
 
  protected:
-  // Part number `number`, given how the parts before it ended (the result of the last stage of each); nothing when the
-  // method is complete. The last part must take over `keep` of the stage that the method carries out.
+  // Part number `number`, given how the parts before it ended (the result of the last stage of each, with what the
+  // whole part spent); nothing when the method is complete. The last part must take over `keep` of the stage that the
+  // method carries out.
   virtual std::optional<Part> part(int number, Results before) const = 0;
 };
 

@@ -151,8 +151,9 @@ std::vector<Tensor> record(std::string_view name, std::vector<Tensor> outputs, s
   if (tape->options_.check_finite) tape->inspect("result", name, module_path, outputs);
 
   bool wanted = false;
-  if (tape->recording_)
-    for (const Tensor& x : inputs) wanted = wanted || requires_grad(x);
+  for (const Tensor& x : inputs) wanted = wanted || requires_grad(x);
+  tape->met_leaf_ = tape->met_leaf_ || wanted;
+  wanted = wanted && tape->recording_;
   if (!wanted && !tape->options_.keep_nodes) return outputs;
 
   auto node = std::make_shared<Node>();
@@ -376,13 +377,16 @@ void backward(const Tensor& y, const Tensor& dy) {
 
 Tensor recompute(const std::function<Tensor(const Tensor&)>& fn, const Tensor& x) {
   Tensor y;
+  Tape* const tape = current_tape;
+  const bool met_before = tape && std::exchange(tape->met_leaf_, false);
   {
     const NoGrad quiet;
     y = fn(x.detach());
   }
-  if (!grad_enabled()) return y.detach();
-  // Recorded even when x wants no gradient: the parameters inside fn do.
-  const bool x_wants = requires_grad(x);
+  // Recorded when x wants a gradient or a parameter inside fn does; frozen layers on data keep nothing.
+  const bool x_wants = requires_grad(x), inside_wants = tape && tape->met_leaf_;
+  if (tape) tape->met_leaf_ = tape->met_leaf_ || met_before || x_wants;
+  if (!grad_enabled() || (!x_wants && !inside_wants)) return y.detach();
   const Tensor input = x_wants ? x : require_grad(x.detach());
   return record("recompute", y, {input}, Saved{x}, Cost{}, [fn, x_wants](const BackwardContext& ctx) -> Grads {
     Tape inner({.check_finite = current_tape && current_tape->options().check_finite});

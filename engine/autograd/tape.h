@@ -146,10 +146,12 @@ class Tape {
                                     BackwardFn);
   friend bool grad_enabled();
   friend void backward(const Tensor&, const Tensor&);
+  friend Tensor recompute(const std::function<Tensor(const Tensor&)>&, const Tensor&);
 
   Options options_;
   Tape* outer_;
   bool recording_ = true;
+  bool met_leaf_ = false;  // an op had an input that wants a gradient, recording or not
   Cost cost_;
   double last_mark_ = 0;
   std::vector<std::shared_ptr<Node>> nodes_;
