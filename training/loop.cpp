@@ -4,6 +4,7 @@
 
 #include "engine/ops/ops.h"
 #include "training/checkpoint.h"
+#include "training/extent.h"
 #include "training/predict.h"
 #include "training/signals.h"
 
@@ -77,28 +78,30 @@ void Loop::open_data(const Stage& stage) {
   const int64_t size = stage.batch.size, micro = stage.batch.micro_size();
   check(size % micro == 0, "config", "batch.micro (", micro, ") does not divide batch.size (", size, ")");
   check(source_->epoch_samples() > 0, "data", "the split \"", stage.split, "\" has no sample");
-  Clock clock;
-  clock.steps_per_epoch = static_cast<double>(source_->epoch_samples()) / static_cast<double>(size);
-  clock.tokens_per_step = static_cast<double>(source_->tokens_per_sample() * size);
-  view_.steps_per_epoch = clock.steps_per_epoch;
-  view_.stage_steps = std::max<int64_t>(1, to_steps(stage.duration, clock, "duration"));
+  clock_.steps_per_epoch = static_cast<double>(source_->epoch_samples()) / static_cast<double>(size);
+  clock_.tokens_per_step = static_cast<double>(source_->tokens_per_sample() * size);
+  view_.steps_per_epoch = clock_.steps_per_epoch;
+  view_.stage_steps = std::max<int64_t>(1, to_steps(stage.duration, clock_, "duration"));
   view_.trains = parse_duration(stage.duration, "duration").value > 0;
   const double part = stage.schedule_to - stage.schedule_from;
-  clock.run_steps = std::max<int64_t>(1, std::llround(static_cast<double>(view_.stage_steps) / part));
-  schedule_begin_ = std::llround(stage.schedule_from * static_cast<double>(clock.run_steps));
-  schedule_ = Schedule(stage.schedule, clock);
+  clock_.run_steps = std::max<int64_t>(1, std::llround(static_cast<double>(view_.stage_steps) / part));
+  schedule_begin_ = std::llround(stage.schedule_from * static_cast<double>(clock_.run_steps));
+  schedule_ = Schedule(stage.schedule, clock_);
 }
 
 // Batches of a stage, from the position of the run.
 void Loop::open_loader(const Stage& stage) {
   const auto seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
   const int64_t size = stage.batch.size, micro = stage.batch.micro_size();
-  variant_sources_.clear();
+  variants_.clear();
   if (stage.elastic) {
     for (const Variant& v : stage.elastic->variants) {
       DataConfig data = stage.data;
-      data.length = v.length;
-      variant_sources_.push_back(settings_.make_source(data, stage.split, seed));
+      VariantData& mine = variants_.emplace_back();
+      mine.batch = stage.batch;
+      set_extent(data, mine.batch, v.extent);
+      mine.source = settings_.make_source(data, stage.split, seed);
+      mine.skip = block_set(model_->params().entries(), v.skip);
     }
   } else if (view_.trains) {
     // Position in the stream of samples: a stage goes on where the one before stopped, whatever its sequence length,
@@ -174,7 +177,7 @@ void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoi
     for (const Variant& v : stage.elastic->variants)
       view_.state.variant_flops.push_back(step_cost(settings_, stage, &v).flops);
   step_flops_ = stage.step_flops ? stage.step_flops(store.parameter_count()) : 0;
-  if (!stage.stepper) stepper_ = std::make_unique<Optimizer>(stage.optim, store, stage.averages);
+  if (!stage.stepper) stepper_ = std::make_unique<Optimizer>(stage.optim, store, average_decays(stage, clock_));
   StageStart start = start_of(stage);
   if (begins) {
     check(stage.initialise != nullptr, "plan", "the stage \"", stage.name, "\" does not say how it begins");
@@ -183,10 +186,10 @@ void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoi
   if (stage.stepper) stepper_ = stage.stepper(start);
   if (!begins) load_checkpoint(checkpoint, store, *stepper_);
   if (stage.objective) objective_ = stage.objective(start);
+  label_ = stage.label ? stage.label(start) : Json();
   open_loader(stage);
   previous_.reset();
 
-  label_ = stage.label ? stage.label(start) : Json();
   view_.model = model_.get();
   view_.stepper = stepper_.get();
   view_.data_wait = waited_ = 0;
@@ -201,12 +204,8 @@ void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoi
 
 Outcome Loop::run_stage(const Stage& stage) {
   const Recipe& recipe = settings_.recipe;
-  Clock clock;
-  clock.steps_per_epoch = view_.steps_per_epoch;
-  clock.tokens_per_step = static_cast<double>(source_->tokens_per_sample() * stage.batch.size);
-  clock.run_steps = view_.stage_steps;
-  const int64_t eval_every = to_steps(recipe.eval.every, clock, "eval.every");
-  const int64_t save_every = to_steps(recipe.checkpoint.every, clock, "checkpoint.every");
+  const int64_t eval_every = to_steps(recipe.eval.every, clock_, "eval.every");
+  const int64_t save_every = to_steps(recipe.checkpoint.every, clock_, "checkpoint.every");
   const auto process_begin = std::chrono::steady_clock::now();
   int64_t& at = view_.state.stage_step;
   while (at < view_.stage_steps) {
@@ -256,6 +255,7 @@ void Loop::end_stage(const Stage& stage) {
       scored.push_back(
           Json{{"name", stage.elastic->variants[i].name},
                {"loss", s.scores[i] / static_cast<double>(std::max<int64_t>(1, s.scorings))},
+               {"tokens", variants_[i].batch.size * variants_[i].source->tokens_per_sample()},  // of a step
                {"flops", s.variant_flops[i]},
                {"seconds", s.variant_seconds[i] / std::max(1.0, static_cast<double>(s.variant_steps[i]))}});
     result.found["variants"] = scored;

@@ -45,6 +45,12 @@ class Loop {
 
  private:
   using Time = std::chrono::steady_clock::time_point;
+  // Of an elastic stage: each variant's data, rows and blocks left out.
+  struct VariantData {
+    std::shared_ptr<const Source> source;
+    BatchConfig batch;
+    BlockSet skip;
+  };
   DType compute() const { return settings_.recipe.precision == "bf16" ? DType::bf16 : DType::f32; }
   void emit(Event event);
   void charge_time();  // adds the time since the last call to what the run has spent
@@ -63,6 +69,7 @@ class Loop {
   void evaluate(const Stage& stage);
   double mean_loss(const Source& source, int64_t size, int64_t batches, double& flops, const BlockSet* skip = nullptr);
   size_t drawn_variant(const Stage& stage) const;
+  int64_t variant_position(const Stage& stage, const VariantData& variant) const;
   void score_variants(const Stage& stage);
   void explain_nonfinite(const Stage& stage, double loss, double norm);
 
@@ -80,14 +87,15 @@ class Loop {
   std::optional<Snapshot> previous_;  // end of the stage before
   std::unique_ptr<Stepper> stepper_;
   LossFn objective_;
+  Json label_;  // of the stage; null: none
   std::shared_ptr<const Source> source_, eval_source_;
-  std::vector<std::shared_ptr<const Source>> variant_sources_;
-  std::unique_ptr<Loader> loader_;  // null in elastic stages, whose batches change their shape
+  std::vector<VariantData> variants_;  // of an elastic stage
+  std::unique_ptr<Loader> loader_;     // null in elastic stages, whose batches change their shape
+  Clock clock_;                        // of the whole that the stage is a part of
   Schedule schedule_;
   int64_t schedule_begin_ = 0;  // step of the schedule at which the stage begins
   double step_flops_ = 0;       // of the method's own arithmetic
   double best_loss_ = 0;
-  Json label_;  // of the stage; null: none
   std::string best_;            // checkpoint folder with the best evaluated loss
   bool evaluated_now_ = false;  // at the present step
   Spent stage_begin_;           // what had been spent when the stage began

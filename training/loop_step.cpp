@@ -32,6 +32,12 @@ size_t Loop::drawn_variant(const Stage& stage) const {
   return random_below(ctx.key("variant"), 0, stage.elastic->variants.size());
 }
 
+// First sample of the present step: the position in the stream of tokens, whatever the length of the variants before.
+int64_t Loop::variant_position(const Stage& stage, const VariantData& variant) const {
+  const RunState& s = view_.state;
+  return stage.seed ? s.stage_step * variant.batch.size : s.spent.tokens / variant.source->tokens_per_sample();
+}
+
 void Loop::train_step(const Stage& stage) {
   ParamStore& store = model_->params();
   RunState& s = view_.state;
@@ -40,10 +46,10 @@ void Loop::train_step(const Stage& stage) {
   size_t variant = 0;
   if (stage.elastic) {
     variant = drawn_variant(stage);
-    const Variant& v = stage.elastic->variants[variant];
+    const VariantData& v = variants_[variant];
     ctx.skip = &v.skip;
-    size = std::max<int64_t>(1, size * stage.data.length / v.length);
-    micro = std::max<int64_t>(1, micro * stage.data.length / v.length);
+    size = v.batch.size;
+    micro = v.batch.micro_size();
   }
   evaluated_now_ = false;
   store.zero_grads();
@@ -56,9 +62,8 @@ void Loop::train_step(const Stage& stage) {
     if (loader_) {
       batch = loader_->next();
     } else {
-      const Source& source = *variant_sources_[variant];
-      const int64_t first = s.spent.tokens / source.tokens_per_sample();
-      batch = source.get((stage.seed ? s.stage_step * size : first) + done, rows);
+      const VariantData& v = variants_[variant];
+      batch = v.source->get(variant_position(stage, v) + done, rows);
     }
     ctx.first_sample = done;
     view_.batch = &batch;
@@ -138,10 +143,9 @@ void Loop::score_variants(const Stage& stage) {
   RunState& s = view_.state;
   std::optional<WithValues> averaged;
   if (!elastic.score_average.empty()) averaged.emplace(model_->params(), stepper_->state().at(elastic.score_average));
-  for (size_t i = 0; i < elastic.variants.size(); ++i) {
-    const Variant& v = elastic.variants[i];
-    const int64_t rows = std::max<int64_t>(1, stage.batch.micro_size() * stage.data.length / v.length);
-    s.scores[i] += mean_loss(*variant_sources_[i], rows, elastic.score_batches, s.spent.flops, &v.skip);
+  for (size_t i = 0; i < variants_.size(); ++i) {
+    const VariantData& v = variants_[i];
+    s.scores[i] += mean_loss(*v.source, v.batch.micro_size(), elastic.score_batches, s.spent.flops, &v.skip);
   }
   ++s.scorings;
   charge_time();
@@ -155,10 +159,13 @@ void Loop::explain_nonfinite(const Stage& stage, double loss, double norm) {
   Context ctx = context(stage, true);
   ctx.recompute = false;
   const std::filesystem::path kept = settings_.run / ("bad_batch_" + std::to_string(view_.state.step) + ".safetensors");
-  const int64_t size = stage.batch.size, micro = stage.batch.micro_size();
-  const int64_t end = loader_ ? loader_->position() : 0;  // of this step's samples
-  for (int64_t i = 0; loader_ && i < size / micro && culprit.empty(); ++i) {
-    const Batch batch = source_->get(end - size + i * micro, micro);
+  const VariantData* variant = stage.elastic ? &variants_[drawn_variant(stage)] : nullptr;
+  if (variant) ctx.skip = &variant->skip;
+  const BatchConfig& rows = variant ? variant->batch : stage.batch;
+  const int64_t size = rows.size, micro = rows.micro_size();
+  const int64_t first = variant ? variant_position(stage, *variant) : loader_->position() - size;
+  for (int64_t i = 0; i < size / micro && culprit.empty(); ++i) {
+    const Batch batch = (variant ? variant->source : source_)->get(first + i * micro, micro);
     ctx.first_sample = i * micro;
     Tape tape({.check_finite = true});
     backward(objective_ ? objective_(batch, ctx) : model_->loss(batch, ctx));
@@ -167,7 +174,7 @@ void Loop::explain_nonfinite(const Stage& stage, double loss, double norm) {
   }
   if (culprit.empty()) culprit = "no single op (the sum of the gradients overflowed)";
   fail("train", "step ", view_.state.step + 1, ": loss ", loss, ", gradient norm ", norm,
-       "; first non-finite result: ", culprit, loader_ ? "; the batch is kept in " + kept.string() : "",
+       "; first non-finite result: ", culprit, "; the batch is kept in ", kept.string(),
        "; saved checkpoints are untouched; hint: lower optim.lr or set optim.clip");
 }
 

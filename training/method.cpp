@@ -4,6 +4,7 @@
 
 #include "engine/core/random.h"
 #include "training/duration.h"
+#include "training/grow.h"
 
 namespace accrete {
 
@@ -28,6 +29,25 @@ int64_t Collect::due(int64_t step, int64_t steps) const {
   for (int64_t i = 1; i <= count; ++i)
     if (step == first + (steps - first) * i / count) return i - 1 + include_start;
   return -1;
+}
+
+BlockSet block_set(const std::vector<ParamEntry>& entries, const std::vector<int64_t>& numbers) {
+  BlockSet set;
+  const auto groups = block_groups(entries);
+  for (int64_t number : numbers) {
+    auto group = groups.begin();
+    while (group != groups.end() && number >= group->second) number -= (group++)->second;
+    check(number >= 0 && group != groups.end(), "plan", "a block that the model does not have");
+    set.insert(group->first, static_cast<int>(number));
+  }
+  return set;
+}
+
+std::map<std::string, double> average_decays(const Stage& stage, const Clock& clock) {
+  std::map<std::string, double> decays = stage.averages;
+  for (const auto& [name, time] : stage.average_times)
+    decays[name] = 1 - 1 / static_cast<double>(std::max<int64_t>(1, to_steps(time, clock, name)));
+  return decays;
 }
 
 // Follows the parts through the results: a part that has consumed results and has no further stage is finished, and the

@@ -1,12 +1,16 @@
 #include "training/predict.h"
 
+#include <algorithm>
+#include <cmath>
+
+#include "training/extent.h"
 #include "training/recorders.h"
 
 namespace accrete {
 namespace {
 
 StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source& source, int64_t rows, int64_t micro,
-                  const BlockSet* skip) {
+                  const std::vector<int64_t>& skip = {}) {
   const Recipe& recipe = settings.recipe;
   release_cache(kDry);
   reset_peak(kDry);
@@ -16,12 +20,15 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
   if (stage.trainable)
     for (size_t i = 0; i < store.entries().size(); ++i)
       store.set_trainable(static_cast<int>(i), stage.trainable(store.entries()[i]));
-  const Optimizer optimizer(stage.optim, store, stage.averages);
+  std::map<std::string, double> averages = stage.averages;
+  for (const auto& [name, time] : stage.average_times) averages[name] = 0;  // only their memory counts here
+  const Optimizer optimizer(stage.optim, store, averages);
+  const BlockSet skipped = block_set(store.entries(), skip);
   Context ctx;
   ctx.training = true;
   ctx.plain = recipe.plain_ops;
   ctx.recompute = recipe.recompute;
-  ctx.skip = skip;
+  ctx.skip = &skipped;
   StepCost cost;
   const Batch batch = source.get(0, micro);
   StageStart start{.store = store, .network = model.get()};
@@ -44,15 +51,15 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
 
 StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Variant* variant) {
   DataConfig data = stage.data;
-  int64_t size = stage.batch.size, micro = stage.batch.micro_size();
-  check(size % micro == 0, "config", "batch.micro (", micro, ") does not divide batch.size (", size, ")");
-  if (variant) {
-    size = std::max<int64_t>(1, size * data.length / variant->length);
-    micro = std::max<int64_t>(1, micro * data.length / variant->length);
-    data.length = variant->length;
-  }
+  BatchConfig batch = stage.batch;
+  check(batch.size % batch.micro_size() == 0, "config", "batch.micro (", batch.micro_size(),
+        ") does not divide batch.size (", batch.size, ")");
+  if (variant) set_extent(data, batch, variant->extent);
   const auto source = settings.make_source(data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
-  return dry_step(settings, stage, *source, size, micro, variant ? &variant->skip : nullptr);
+  StepCost cost = dry_step(settings, stage, *source, batch.size, batch.micro_size(),
+                           variant ? variant->skip : std::vector<int64_t>{});
+  cost.score_flops = cost.forward_flops * static_cast<double>(batch.micro_size()) / static_cast<double>(batch.size);
+  return cost;
 }
 
 std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& plan) {
@@ -67,7 +74,9 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
     p.note = stage_note(stage);
     p.steps = to_steps(stage.duration, clock, "duration");
     if (stage.collect) stage.collect->due(0, p.steps);  // refuses what cannot be
-    clock.run_steps = std::max<int64_t>(1, p.steps);
+    // Of the whole that the stage is a part of.
+    clock.run_steps =
+        std::max<int64_t>(1, std::llround(static_cast<double>(p.steps) / (stage.schedule_to - stage.schedule_from)));
     const Schedule schedule(stage.schedule, clock);
     to_steps(settings.recipe.eval.every, clock, "eval.every");
     to_steps(settings.recipe.checkpoint.every, clock, "checkpoint.every");
@@ -79,11 +88,10 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
       for (const Variant& v : e.variants) {
         const StepCost cost = step_cost(settings, stage, &v);
         mean += cost.flops / static_cast<double>(e.variants.size());
-        const double share = static_cast<double>(stage.batch.micro_size()) / static_cast<double>(stage.batch.size);
-        scoring += cost.forward_flops * share * static_cast<double>(e.score_batches);
+        scoring += cost.score_flops * static_cast<double>(e.score_batches);
       }
       step.flops = mean;
-      p.flops += scoring * static_cast<double>(e.scorings);
+      p.flops += scoring * static_cast<double>(std::min(e.scorings, p.steps));
     }
     p.params = step.params;
     p.trainable = step.trainable;
@@ -101,8 +109,7 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
 int64_t largest_micro_batch(const LoopSettings& settings, const Stage& stage, int64_t bytes) {
   const auto source = settings.make_source(stage.data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
   for (int64_t micro = stage.batch.micro_size(); micro >= 1; --micro)
-    if (stage.batch.size % micro == 0 &&
-        dry_step(settings, stage, *source, stage.batch.size, micro, nullptr).peak <= bytes)
+    if (stage.batch.size % micro == 0 && dry_step(settings, stage, *source, stage.batch.size, micro).peak <= bytes)
       return micro;
   return 0;
 }

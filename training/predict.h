@@ -24,6 +24,7 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
 // One optimizer step of a stage, or of one variant of an elastic stage, by a run on the dry device.
 struct StepCost {
   double flops = 0, forward_flops = 0;
+  double score_flops = 0;  // of a forward pass of one micro-batch
   int64_t peak = 0, params = 0, trainable = 0;
   std::string memory_table;
 };

@@ -82,8 +82,8 @@ struct StageStart {
 // One part of an elastic model at one size of data: what a search chooses between.
 struct Variant {
   std::string name;
-  int64_t length = 0;  // tokens of a sequence; tokens of a step stay the same
-  BlockSet skip;
+  int64_t extent = 0;         // of the samples (training/extent.h)
+  std::vector<int64_t> skip;  // blocks left out, counted through all groups of the model
 };
 
 // An elastic stage trains one variant at every step, drawn uniformly from (seed, step), and scores all of them.
@@ -105,6 +105,9 @@ struct Collect {
   int64_t due(int64_t step, int64_t steps) const;
 };
 
+// The blocks with these numbers, counted through all groups of a model.
+BlockSet block_set(const std::vector<ParamEntry>& entries, const std::vector<int64_t>& numbers);
+
 using LossFn = std::function<Tensor(const Batch&, const Context&)>;
 
 struct Stage {
@@ -123,10 +126,12 @@ struct Stage {
   std::optional<int64_t> seed;
   int64_t base_seed = 1;                   // of the run: what methods derive seeds of their parts from
   std::map<std::string, double> averages;  // running averages of the weights, decay by name ("ema.grow")
-  bool keep = false;                       // later stages need the final weights
-  bool evaluate_first = false;             // before the first step
-  Spent charged;                           // spent elsewhere for this stage
-  std::vector<Json> notes;                 // what the plan decided for this stage, and why: events of metrics.jsonl
+  // More of them by their time constant, a duration: the decay is 1 - 1/steps.
+  std::map<std::string, std::string> average_times;
+  bool keep = false;            // later stages need the final weights
+  bool evaluate_first = false;  // before the first step
+  Spent charged;                // spent elsewhere for this stage
+  std::vector<Json> notes;      // what the plan decided for this stage, and why: events of metrics.jsonl
   std::optional<Collect> collect;
   std::optional<Elastic> elastic;
   // Blocks [first, last) of the model that a method may grow; the others are fixed parts of a larger plan.
@@ -149,6 +154,9 @@ struct Stage {
   // parameters; null: none.
   std::function<double(int64_t params)> start_flops, step_flops;
 };
+
+// All running averages of a stage, decay by name.
+std::map<std::string, double> average_decays(const Stage& stage, const Clock& clock);
 
 class Plan {
  public:
