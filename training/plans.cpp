@@ -1,6 +1,7 @@
 // The list of plans by name.
 #include "training/method.h"
 #include "training/trainers/plain.h"
+#include "training/trainers/vcycle.h"
 
 namespace accrete {
 
@@ -9,7 +10,8 @@ std::unique_ptr<Plan> make_plan(const Json& plan, const Stage& stage) {
         "\"plan\" needs a name; expected {\"name\": \"plain\"}; got ", plan.dump());
   const std::string name = plan["name"].get<std::string>();
   if (name == "plain") return std::make_unique<Plain>(plan, stage);
-  fail("config", "\"plan.name\": unknown plan \"", name, "\"; expected plain");
+  if (name == "vcycle") return std::make_unique<VCycle>(plan, stage);
+  fail("config", "\"plan.name\": unknown plan \"", name, "\"; expected plain or vcycle");
 }
 
 std::unique_ptr<Plan> make_plan(const Recipe& recipe) { return make_plan(recipe.plan, stage_of(recipe, "train")); }
