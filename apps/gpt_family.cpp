@@ -1,5 +1,7 @@
 #include "apps/gpt_family.h"
 
+#include <cmath>
+
 #include "data/token_source.h"
 #include "data/tokenizer.h"
 #include "models/gpt_hf.h"
@@ -35,14 +37,30 @@ void resolve_model(Recipe& recipe) {
   recipe.model = to_json(config);
 }
 
+// The tokens of a split. The end of the training text may be kept out of training as the split "held_out".
+TokenStream open_split(const DataConfig& data, const std::string& split, int64_t vocab_size) {
+  check(split != "held_out" || data.holdout > 0, "config",
+        "the split \"held_out\" is empty: data.holdout is 0; expected the share of the training text to keep out of "
+        "training, e.g. data.holdout=0.02");
+  const bool part = data.holdout > 0 && (split == "train" || split == "held_out");
+  const TokenStream all = TokenStream::open(data.path, part ? "train" : split, vocab_size);
+  if (!part) return all;
+  const auto held_out = static_cast<int64_t>(std::llround(data.holdout * static_cast<double>(all.size())));
+  check(held_out > data.length, "config", "data.holdout (", data.holdout, ") leaves ", held_out, " of ", all.size(),
+        " tokens for the split \"held_out\"; expected more than data.length (", data.length, ")");
+  const int64_t train = all.size() - held_out;
+  return split == "train" ? all.slice(0, train) : all.slice(train, held_out);
+}
+
 // Opens a split; ids that the model has no embedding for are refused here, before anything runs.
 std::shared_ptr<const Source> make_source(const DataConfig& data, const std::string& split, uint64_t seed,
                                           int64_t vocab_size) {
   WindowOptions options;
   options.length = data.length;
-  options.sampling = split == "train" ? sampling_of(data.sampling) : Sampling::sequential;
+  const bool trained = split == "train" || split == "held_out";
+  options.sampling = trained ? sampling_of(data.sampling) : Sampling::sequential;
   options.seed = seed;
-  return std::make_shared<TokenSource>(TokenStream::open(data.path, split, vocab_size), options);
+  return std::make_shared<TokenSource>(open_split(data, split, vocab_size), options);
 }
 
 bool has_tokenizer(const Recipe& recipe) { return fs::exists(fs::path(recipe.data.path) / "tokenizer.json"); }

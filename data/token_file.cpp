@@ -139,6 +139,17 @@ TokenStream::TokenStream(std::vector<TokenFile> files) : files_(std::move(files)
     starts_.push_back(starts_.back() + file.size());
     vocab_size_ = std::max(vocab_size_, file.vocab_size());
   }
+  size_ = starts_.back();
+}
+
+TokenStream TokenStream::slice(int64_t begin, int64_t count) const {
+  check(begin >= 0 && count > 0 && begin <= size_ && count <= size_ - begin, "tokens", "part ", begin, "..",
+        begin + count, " is empty or lies outside the ", size_, " tokens");
+  TokenStream part = *this;
+  part.begin_ += begin;
+  part.size_ = count;
+  part.meta_.reset();
+  return part;
 }
 
 TokenStream TokenStream::open(const fs::path& path, const std::string& split, int64_t vocab_size) {
@@ -157,6 +168,7 @@ TokenStream TokenStream::open(const fs::path& path, const std::string& split, in
 void TokenStream::copy(int64_t begin, int64_t count, int32_t* out) const {
   check(begin >= 0 && count >= 0 && begin <= size() && count <= size() - begin, "tokens", "range ", begin, "..",
         begin + count, " lies outside the ", size(), " tokens");
+  begin += begin_;
   size_t file = std::upper_bound(starts_.begin(), starts_.end() - 1, begin) - starts_.begin() - 1;
   while (count > 0) {
     const int64_t inside = begin - starts_[file], part = std::min(count, files_[file].size() - inside);

@@ -51,15 +51,18 @@ class TokenStream {
   // llm.c shards NAME_SPLIT.bin, NAME_SPLIT_000001.bin, ... in order.
   static TokenStream open(const std::filesystem::path& path, const std::string& split, int64_t vocab_size = 0);
 
-  int64_t size() const { return starts_.back(); }
+  int64_t size() const { return size_; }
   int64_t vocab_size() const { return vocab_size_; }
   void copy(int64_t begin, int64_t count, int32_t* out) const;
+  // The tokens [begin, begin + count) alone, sharing the files; meta() is not known for a part.
+  TokenStream slice(int64_t begin, int64_t count) const;
   // What meta.json says about this split; nothing for foreign files.
   const std::optional<SplitMeta>& meta() const { return meta_; }
 
  private:
   std::vector<TokenFile> files_;
-  std::vector<int64_t> starts_;  // position of the first id of each file, and the total
+  std::vector<int64_t> starts_;   // position of the first id of each file, and the total
+  int64_t begin_ = 0, size_ = 0;  // the part of them that this stream is
   int64_t vocab_size_ = 0;
   std::optional<SplitMeta> meta_;
 };

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 
+#include "apps/gpt_family.h"
 #include "data/bpe_train.h"
 #include "data/loader.h"
 #include "data/permutation.h"
@@ -151,6 +152,56 @@ TEST_CASE("A folder's meta.json decides; foreign folders are recognised") {
                           R"({"vocab_size": 5, "splits": {"t": {"file": "../x", "tokens": 1}}})"})
     CHECK_THROWS_AS(TokenMeta::from_json(bad, "m"), Error);
   CHECK(TokenMeta::from_json(meta.to_json(), "m").to_json() == meta.to_json());
+}
+
+TEST_CASE("A part of a stream: its own positions, over the borders of files; parts of parts") {
+  const TokenStream whole({TokenFile::from_memory(span_of(counting_bytes(5)), {4, 0}, "a"),
+                           TokenFile::from_memory(span_of(counting_bytes(7)), {4, 0}, "b")});
+  std::vector<int32_t> ids(6);
+  const TokenStream part = whole.slice(3, 6);  // 4 5 | 1 2 3 4
+  CHECK(part.size() == 6);
+  CHECK(part.vocab_size() == whole.vocab_size());
+  part.copy(0, 6, ids.data());
+  CHECK(ids == std::vector<int32_t>{4, 5, 1, 2, 3, 4});
+  part.slice(1, 3).copy(1, 2, ids.data());
+  CHECK(ids == std::vector<int32_t>{1, 2, 1, 2, 3, 4});
+  CHECK_THROWS_WITH_AS(part.copy(5, 2, ids.data()), doctest::Contains("outside the 6 tokens"), Error);
+  CHECK_THROWS_AS(part.slice(4, 3), Error);
+  CHECK_THROWS_AS(part.slice(6, 0), Error);
+  CHECK_THROWS_AS(part.slice(-1, 3), Error);
+}
+
+TEST_CASE("The end of the training text is kept out of training") {
+  const TempFolder folder;
+  std::vector<uint32_t> numbers(1000);
+  std::iota(numbers.begin(), numbers.end(), 0u);
+  put_file(folder / "train.bin", raw(numbers));
+  put_file(folder / "meta.json", R"({"vocab_size": 100000, "dtype": "uint32"})");
+  const Family family = gpt_family();
+  Recipe recipe;
+  recipe.data.path = folder.path().string();
+  recipe.data.length = 10;
+  recipe.data.holdout = 0.1;
+  recipe.model = {{"embed_dim", 8}, {"depth", 1}, {"num_heads", 1}};
+  family.resolve_model(recipe);
+  std::set<int32_t> seen[2];
+  for (int which = 0; which < 2; ++which) {
+    const auto source = family.make_source(recipe.data, which ? "held_out" : "train", 3);
+    for (int64_t i = 0; i < 3 * source->epoch_samples(); ++i) {
+      const Batch b = source->get(i, 1);
+      for (const int32_t id : b.inputs.to_vector<int32_t>()) seen[which].insert(id);
+      for (const int32_t id : b.targets.to_vector<int32_t>()) seen[which].insert(id);
+    }
+  }
+  CHECK(*seen[0].rbegin() < 900);
+  CHECK(*seen[1].begin() >= 900);
+  CHECK(seen[0].size() > 880);  // all but the cut ends
+  CHECK(seen[1].size() > 80);
+  recipe.data.holdout = 0;
+  CHECK_THROWS_WITH_AS(family.make_source(recipe.data, "held_out", 3), doctest::Contains("data.holdout is 0"), Error);
+  recipe.data.holdout = 0.005;
+  CHECK_THROWS_WITH_AS(family.make_source(recipe.data, "train", 3), doctest::Contains("leaves 5 of 1000 tokens"),
+                       Error);
 }
 
 TEST_CASE("The permutation is one, and depends on its key") {

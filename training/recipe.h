@@ -15,6 +15,7 @@ struct DataConfig {
   int64_t length = 256;
   std::string sampling = "shuffled";
   int64_t loader_threads = 1;
+  double holdout = 0;
 
   template <class V>
   void fields(V& v) {
@@ -22,6 +23,8 @@ struct DataConfig {
     v("length", length, "tokens of a training sequence", between(1, 1 << 24));
     v("sampling", sampling, "order of training windows", one_of("shuffled", "random", "sequential"));
     v("loader_threads", loader_threads, "threads that prepare batches ahead; 0: none", between(0, 256));
+    v("holdout", holdout, "share of the training data, its end, kept out of training: the split \"held_out\"",
+      between(0, 0.5));
   }
 };
 
@@ -47,7 +50,7 @@ struct EvalConfig {
   template <class V>
   void fields(V& v) {
     v("every", every, "evaluation interval, a duration; 0st: only at the end of a stage");
-    v("split", split, "split that is evaluated", one_of("train", "valid", "test"));
+    v("split", split, "split that is evaluated", one_of("train", "valid", "test", "held_out"));
     v("batches", batches, "largest number of batches of one evaluation; 0: the whole split", at_least(0));
     v("batch", batch, "sequences of one evaluation batch; 0: as in training", at_least(0));
   }
