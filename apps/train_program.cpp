@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Options {
-  std::string recipe, out, device = "cpu", until, memory_limit;
+  std::string recipe, out, device = "cpu", until, memory_limit, only;
   std::vector<std::string> overrides;
   std::optional<int64_t> seed;
   int threads = 1;
@@ -51,9 +51,10 @@ Recipe read_recipe(const Options& o, const Family& family) {
   const fs::path earlier = fs::path(o.out) / "config.json";
   check(!o.recipe.empty() || (o.resume && fs::exists(earlier)), "options",
         "--recipe is missing; expected --recipe FILE, or --resume with a run folder in --out");
-  const Recipe recipe = load_recipe(o.recipe.empty() ? earlier : fs::path(o.recipe), o.overrides, o.seed, family);
+  Recipe recipe = load_recipe(o.recipe.empty() ? earlier : fs::path(o.recipe), o.overrides, o.seed, family);
   check(!recipe.data.path.empty(), "recipe",
         "\"data.path\" is missing; expected a folder made by `prepare`, e.g. data.path=wikitext");
+  if (!o.only.empty()) recipe.plan["only"] = o.only;
   return recipe;
 }
 
@@ -244,6 +245,8 @@ int run_train_program(int argc, char** argv, const Family& family) {
       ->capture_default_str();
   app.add_option("--until", o.until,
                  "End the training at an evaluated quality: loss=3.5 or perplexity=33 (default: train to the end)");
+  app.add_option("--only", o.only,
+                 "Train only this part of the plan, sets plan.only: with incubation meta, or the number of a module");
   app.add_option("--seed", o.seed, "Seed of the run (default: of the recipe)")->check(CLI::NonNegativeNumber);
   app.add_option("--device", o.device, "cpu, or emu: the CUDA kernels under the block emulator (slow)")
       ->capture_default_str();

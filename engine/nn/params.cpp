@@ -40,6 +40,8 @@ int ParamStore::declare(ParamEntry entry) {
   check(find(entry.name) < 0, "params", "\"", entry.name, "\" declared twice");
   check(static_cast<int>(entry.axes.size()) == entry.shape.rank(), "params", "\"", entry.name, "\" of shape ",
         entry.shape, " names ", entry.axes.size(), " axis roles");
+  if (entry.block < 0)
+    for (const ParamEntry& e : entries_) entry.last = entry.last || e.block >= 0;
   entry.offset = flat_count_;
   flat_count_ += (entry.count() + kPadding - 1) / kPadding * kPadding;
   entries_.push_back(std::move(entry));

@@ -1,0 +1,140 @@
+#include "training/trainers/incubation_parts.h"
+
+#include <algorithm>
+
+#include "engine/core/hash.h"
+#include "training/checkpoint.h"
+#include "training/grow.h"
+
+namespace accrete {
+namespace fs = std::filesystem;
+
+int64_t Partition::sum(const std::vector<int64_t>& list, int64_t end) {
+  int64_t n = 0;
+  for (size_t i = 0; i < static_cast<size_t>(end); ++i) n += list.at(i);
+  return n;
+}
+
+Json with_depth(Json model, int64_t depth) {
+  check(model.contains("depth") && model["depth"].is_number_integer(), "plan",
+        "incubation needs a model with one list of alike blocks (one number in model.depth)");
+  model["depth"] = depth;
+  return model;
+}
+
+bool trains(const Partition& p, Ends ends, int64_t k, const ParamEntry& e) {
+  if (e.block >= 0)
+    return e.block >= p.hybrid_begin(k) && e.block < p.hybrid_begin(k) + p.depths[static_cast<size_t>(k)];
+  check(ends != Ends::own || e.marks.tie == Tie::none, "plan", "embeddings=own needs separate tables: ", e.name,
+        " serves at both ends of the model; expected embeddings=shared_frozen, or a model without tied embeddings");
+  return ends == Ends::own && k == (e.last ? p.modules() - 1 : 0);
+}
+
+Snapshot moved_blocks(const Snapshot& from, int64_t first, int64_t count, int64_t to) {
+  std::vector<ParamEntry> entries;
+  std::vector<int> sources;
+  for (size_t i = 0; i < from.entries.size(); ++i) {
+    ParamEntry e = from.entries[i];
+    if (e.block < first || e.block >= first + count) continue;
+    const std::string local = e.local_name();
+    e.block = static_cast<int>(e.block - first + to);
+    e.name = e.group + "." + std::to_string(e.block) + "." + local;
+    entries.push_back(std::move(e));
+    sources.push_back(static_cast<int>(i));
+  }
+  Snapshot moved = empty_snapshot(std::move(entries));
+  for (size_t i = 0; i < sources.size(); ++i) moved.value(static_cast<int>(i)).copy_from(from.value(sources[i]));
+  return moved;
+}
+
+namespace {
+
+Snapshot values_only(const Snapshot& from) {
+  Snapshot s;
+  s.entries = from.entries;
+  s.values = from.values;
+  return s;
+}
+
+BlockSet all_blocks(const Snapshot& s) {
+  BlockSet blocks;
+  for (const ParamEntry& e : s.entries)
+    if (e.block >= 0) blocks.insert(e.group, e.block);
+  return blocks;
+}
+
+}  // namespace
+
+std::vector<Snapshot> hybrid_parts(const Snapshot& meta, const Snapshot& fresh, const Partition& p, Ends ends,
+                                   Begin begin, int64_t k) {
+  const int64_t at = p.hybrid_begin(k), depth = p.depths[static_cast<size_t>(k)], m = p.meta[static_cast<size_t>(k)];
+  const int64_t meta_end = p.meta_begin(k) + m, target = p.target_begin(k);
+  std::vector<Snapshot> parts;
+  parts.push_back(moved_blocks(meta, 0, at, 0));
+  parts.push_back(moved_blocks(meta, meta_end, p.meta_depth() - meta_end, at + depth));
+  if (begin == Begin::random) {
+    parts.push_back(moved_blocks(fresh, target, depth, at));
+  } else {
+    parts.push_back(moved_blocks(meta, p.meta_begin(k), m, at));
+    const Snapshot rest = moved_blocks(fresh, target + m, depth - m, at + m);
+    parts.push_back(silence(rest, all_blocks(rest)));
+  }
+  const auto is_new = [&](const ParamEntry& e) { return begin == Begin::random && trains(p, ends, k, e); };
+  parts.push_back(take(values_only(meta), [&](const ParamEntry& e) { return e.block < 0 && !is_new(e); }));
+  parts.push_back(take(values_only(fresh), [&](const ParamEntry& e) { return e.block < 0 && is_new(e); }));
+  return parts;
+}
+
+Snapshot target_part(const Snapshot& job, const Partition& p, int64_t k, int64_t first) {
+  const Snapshot ends =
+      take(values_only(job), [&](const ParamEntry& e) { return e.block < 0 && k == (e.last ? p.modules() - 1 : 0); });
+  const Snapshot blocks = moved_blocks(job, first, p.depths[static_cast<size_t>(k)], p.target_begin(k));
+  std::vector<ParamEntry> entries = ends.entries;
+  entries.insert(entries.end(), blocks.entries.begin(), blocks.entries.end());
+  return assemble(std::vector<Snapshot>{ends, blocks}, entries);
+}
+
+std::string checksum(const Snapshot& weights) {
+  Sha256 hash;
+  for (size_t i = 0; i < weights.entries.size(); ++i) {
+    const Tensor v = weights.value(static_cast<int>(i));
+    hash.update(v.data(), static_cast<size_t>(v.bytes()));
+  }
+  return hash.hex();
+}
+
+Spent Kept::spent() const {
+  Spent s;
+  check(state.contains("spent"), "checkpoint", path.string(), ": state.json lacks \"spent\"");
+  from_json(s, state["spent"], "spent", (path / "state.json").string());
+  return s;
+}
+
+std::vector<Kept> find_kept(const fs::path& path, const std::string& kind, const char* key) {
+  const auto open = [](const fs::path& checkpoint) {
+    return Kept{checkpoint, fs::weakly_canonical(checkpoint).parent_path().parent_path(),
+                read_checkpoint_state(checkpoint)};
+  };
+  if (fs::exists(path / "COMPLETE")) return {open(path)};
+  std::vector<fs::path> stages;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(path / "stages", none))
+    if (fs::exists(entry.path() / "COMPLETE")) stages.push_back(entry.path());
+  std::sort(stages.begin(), stages.end(), [](const fs::path& a, const fs::path& b) {
+    const std::string x = a.filename().string(), y = b.filename().string();
+    return x.size() != y.size() ? x.size() < y.size() : x < y;  // numbers: "99" before "100"
+  });
+  std::vector<Kept> found;
+  for (const fs::path& stage : stages) {
+    Kept kept = open(stage);
+    if (kept.label().value("part", "") == kind) found.push_back(std::move(kept));
+  }
+  const auto checkpoints = list_checkpoints(path);
+  if (found.empty() && kind == "meta" && !checkpoints.empty()) found.push_back(open(checkpoints.back()));
+  check(!found.empty(), "plan", key, ": ", path.string(), " holds no finished ", kind,
+        "; expected the folder of a run that has trained one (train_gpt --only ", kind == "meta" ? "meta" : "NUMBER",
+        "), or a checkpoint in it");
+  return found;
+}
+
+}  // namespace accrete

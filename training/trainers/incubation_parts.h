@@ -1,0 +1,73 @@
+// Deep Incubation on snapshots: how a chain of blocks is cut into modules, how one module of the meta model is
+// replaced, and how the trained modules become the target. Method and formulas: incubation.h.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "training/snapshot.h"
+#include "training/stage.h"
+
+namespace accrete {
+
+// A model of L blocks in K contiguous modules, and the meta model with few blocks for each. Meta model, hybrids and
+// target are the same architecture with another number of blocks.
+struct Partition {
+  std::vector<int64_t> depths;  // blocks of each module of the target
+  std::vector<int64_t> meta;    // blocks of each module of the meta model
+
+  int64_t modules() const { return static_cast<int64_t>(depths.size()); }
+  // Module k among the blocks of the target, of the meta model, and of the hybrid that has module k in its place.
+  int64_t target_begin(int64_t k) const { return sum(depths, k); }
+  int64_t meta_begin(int64_t k) const { return sum(meta, k); }
+  int64_t hybrid_begin(int64_t k) const { return meta_begin(k); }
+  int64_t target_depth() const { return sum(depths, modules()); }
+  int64_t meta_depth() const { return sum(meta, modules()); }
+  int64_t hybrid_depth(int64_t k) const { return meta_depth() - meta[at(k)] + depths[at(k)]; }
+
+ private:
+  static size_t at(int64_t k) { return static_cast<size_t>(k); }
+  static int64_t sum(const std::vector<int64_t>& list, int64_t end);
+};
+
+// Who trains what lies outside of the blocks. `shared_frozen`: nobody; the meta model's serves in all hybrids and goes
+// into the target (for tied embeddings, whose one table belongs to the first and the last module). `own`: the first job
+// has a new one of what comes before the blocks, the last job of what comes after them (arXiv 2212.04129).
+enum class Ends : uint8_t { shared_frozen, own };
+// How module k begins: as the target would; or as its meta module, whose blocks it copies, with further blocks that
+// pass their input on, so that hybrids and target compute what the meta model computes.
+enum class Begin : uint8_t { random, from_meta };
+
+// The model with another number of blocks. Error unless its config has one number "depth".
+Json with_depth(Json model, int64_t depth);
+
+// True for parameters that job k trains. Error for Ends::own when input and output share a table.
+bool trains(const Partition& p, Ends ends, int64_t k, const ParamEntry& e);
+
+// Blocks [first, first + count) as blocks [to, to + count), values only.
+Snapshot moved_blocks(const Snapshot& from, int64_t first, int64_t count, int64_t to);
+
+// The hybrid k, in parts for assemble(): the meta model with module k from `fresh`, values of the whole target.
+std::vector<Snapshot> hybrid_parts(const Snapshot& meta, const Snapshot& fresh, const Partition& p, Ends ends,
+                                   Begin begin, int64_t k);
+
+// What job k brings into the target: its module, which begins at block `first` of the job's model, what lies before the
+// blocks from the first job, what lies after them from the last.
+Snapshot target_part(const Snapshot& job, const Partition& p, int64_t k, int64_t first);
+
+// SHA-256 of all values in order of the entries: that of checkpoint.h for weights outside of a model.
+std::string checksum(const Snapshot& weights);
+
+// A trained part that another run left: a checkpoint with its state.
+struct Kept {
+  std::filesystem::path path, run;  // of the checkpoint, of the run that it belongs to
+  Json state;
+  Json label() const { return state.value("label", Json::object()); }
+  Spent spent() const;  // by its run so far
+};
+// All kept parts of this kind ("meta", "module") below a run folder, or the checkpoint itself. A run folder without
+// them gives, for "meta", its newest checkpoint: any training of that model will do.
+std::vector<Kept> find_kept(const std::filesystem::path& path, const std::string& kind, const char* key);
+
+}  // namespace accrete
