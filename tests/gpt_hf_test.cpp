@@ -67,6 +67,10 @@ struct Copy {
   }
 };
 
+bool values_of_entry_is(const Model& model, const std::string& name, const std::vector<float>& values) {
+  return same_bits(model.params().value(model.params().find(name)).to_vector<float>(), values);
+}
+
 std::vector<float> reference_values(const std::string& name = "gpt2_b") {
   return all_values(*read_gpt_hf(golden(name), DType::f32, kCpu));
 }
@@ -75,7 +79,7 @@ std::vector<float> reference_values(const std::string& name = "gpt2_b") {
 
 TEST_CASE("engine -> Hugging Face -> engine is bit-identical") {
   const TempFolder folder;
-  for (const char* name : {"gpt2_a", "gpt2_b"}) {
+  for (const char* name : {"gpt2_a", "gpt2_b", "gpt2_c"}) {
     const auto model = read_gpt_hf(golden(name), DType::f32, kCpu);
     write_gpt_hf(folder.path(), *model);
     const auto again = read_gpt_hf(folder.path(), DType::f32, kCpu);
@@ -192,6 +196,34 @@ TEST_CASE("nanoGPT's layout, and models without biases") {
   write_weights(folder.path() / "model.safetensors", weights);
   check_sentence(error_of([&] { read_gpt_hf(folder.path(), DType::f32, kCpu); }),
                  {"transformer.ln_f.bias", "not zero"});
+}
+
+TEST_CASE("an output matrix of its own: lm_head.weight, tie_word_embeddings false") {
+  Copy c("gpt2_c");
+  const Weights original = c.weights;
+  const auto model = c.read();
+  CHECK_FALSE(model->settings().tied);
+  CHECK(model->params().entries().back().name == "head.weight");
+  CHECK(values_of_entry_is(*model, "head.weight", original.at("lm_head.weight").values));
+  CHECK_FALSE(values_of_entry_is(*model, "tokens.weight", original.at("lm_head.weight").values));
+  // A cut vocabulary cuts both; the configuration comes back.
+  const TempFolder folder;
+  write_gpt_hf(folder.path(), *model, {.vocab_size = 17});
+  CHECK(read_config(folder.path())["tie_word_embeddings"] == false);
+  CHECK(read_weights(folder.path() / "model.safetensors").at("lm_head.weight").shape == std::vector<int64_t>{17, 12});
+  CHECK(read_gpt_hf(folder.path(), DType::f32, kCpu)->settings().vocab_size == 17);
+  GptConfig changed = model->settings();
+  changed.bias = false;
+  write_hf_json(folder.path() / "config.json", gpt_hf_config(changed));
+  CHECK(to_json(read_gpt_hf_config(folder.path() / "config.json")) == to_json(changed));
+
+  c.weights.erase("lm_head.weight");
+  check_sentence(c.error(), {"1 missing", "lm_head.weight"});
+  c.weights = original;
+  c.config["tie_word_embeddings"] = true;
+  check_sentence(c.error(), {"lm_head.weight differs from wte.weight"});
+  c.weights["lm_head.weight"] = original.at("transformer.wte.weight");
+  CHECK(c.read()->settings().tied);
 }
 
 TEST_CASE("number types") {

@@ -1,4 +1,4 @@
-"""Writes gpt2_a/ and gpt2_b/ with transformers: python make_gpt2.py  (torch 2.15, transformers 5.23, safetensors 0.8).
+"""Writes gpt2_a/, gpt2_b/ and gpt2_c/ with transformers: python make_gpt2.py  (torch 2.15, transformers 5.23, safetensors 0.8).
 
 Each folder is a model as save_pretrained leaves it (config.json, model.safetensors) with random weights, and
 expected.safetensors: ids (B, T), loss, logits and the gradient of every tensor ("grad." + name), computed in double
@@ -20,6 +20,12 @@ CASES = {
         GPT2Config(vocab_size=29, n_positions=11, n_embd=16, n_head=2, n_layer=1, n_inner=20, activation_function="gelu", layer_norm_epsilon=1e-3,
                    resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None),
         (3, 11),
+    ),
+    # An output matrix of its own.
+    "gpt2_c": (
+        GPT2Config(vocab_size=19, n_positions=9, n_embd=12, n_head=3, n_layer=2, tie_word_embeddings=False, resid_pdrop=0.0, embd_pdrop=0.0,
+                   attn_pdrop=0.0, bos_token_id=None, eos_token_id=None),
+        (2, 9),
     ),
 }
 
