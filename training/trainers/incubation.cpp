@@ -172,14 +172,16 @@ Stage Incubation::phase(const PhaseConfig& c, const char* key, int number, std::
   if (c.warmup) s.schedule.warmup = *c.warmup;
   if (c.clip) s.optim.clip = *c.clip;
   from_json(s.schedule, c.schedule, path + ".schedule");
+  if (parse_duration(s.duration, path).value == 0) s.schedule = {};  // no step: no warm-up that could be too long
   if (number == 0) s.charged += charged_;
   s.keep = true;
   return s;
 }
 
 Part Incubation::meta_part(int number) const {
-  Stage s = phase(config_.meta, "meta", number, "meta");
-  if (config_.strategy == "untrained_meta") s.duration = "0st";
+  PhaseConfig phase_config = config_.meta;
+  if (config_.strategy == "untrained_meta") phase_config.duration = "0st";
+  Stage s = phase(phase_config, "meta", number, "meta");
   s.model = with_depth(s.model, cut_.meta_depth());
   s.label = [label = label("meta")](StageStart&) { return label; };
   return {s, config_.meta.plan};

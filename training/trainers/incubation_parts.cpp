@@ -31,6 +31,10 @@ bool trains(const Partition& p, Ends ends, int64_t k, const ParamEntry& e) {
 }
 
 Snapshot moved_blocks(const Snapshot& from, int64_t first, int64_t count, int64_t to) {
+  int64_t blocks = 0;
+  for (const ParamEntry& e : from.entries) blocks = std::max<int64_t>(blocks, e.block + 1);
+  check(first + count <= blocks, "assemble", "blocks ", first, " to ", first + count - 1, " are wanted; the model has ",
+        blocks);
   std::vector<ParamEntry> entries;
   std::vector<int> sources;
   for (size_t i = 0; i < from.entries.size(); ++i) {

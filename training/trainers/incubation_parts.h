@@ -45,7 +45,7 @@ Json with_depth(Json model, int64_t depth);
 // True for parameters that job k trains. Error for Ends::own when input and output share a table.
 bool trains(const Partition& p, Ends ends, int64_t k, const ParamEntry& e);
 
-// Blocks [first, first + count) as blocks [to, to + count), values only.
+// Blocks [first, first + count) as blocks [to, to + count), values only. Error when there are not so many.
 Snapshot moved_blocks(const Snapshot& from, int64_t first, int64_t count, int64_t to);
 
 // The hybrid k, in parts for assemble(): the meta model with module k from `fresh`, values of the whole target.
