@@ -132,9 +132,9 @@ void Autoprog::set_starts() {
     check(d.unit == Duration::Unit::run || (d.unit == whole.unit && whole.value > 0), "config",
           "\"plan.search.duration\" (", config_.search->duration, ") cannot be compared with the training's ",
           whole_.duration, "; expected a share like 0.02run, or the same unit");
+    check(d.value > 0, "config", "\"plan.search.duration\" is 0; expected a duration, or plan.search null");
     search_ = d.unit == Duration::Unit::run ? d.value : d.value / whole.value;
     if (steps) search_ = std::max(1.0, std::round(search_ * whole.value)) / whole.value;
-    check(search_ > 0, "config", "\"plan.search.duration\" is 0; expected a duration, or plan.search null");
   }
   for (size_t k = 0; k < stages; ++k) {
     const double length = starts_[k + 1] - starts_[k];
