@@ -38,6 +38,13 @@ DepthMap blocks_of(const AxisMap& map) {
   return blocks;
 }
 
+int64_t depth_of(const Json& model) {
+  const Json depth = model.value("depth", Json(0));
+  int64_t sum = 0;
+  for (const Json& n : depth) sum += n.get<int64_t>();  // a number counts as a list of one
+  return sum;
+}
+
 // "8 -> 4" for each size that differs.
 Json sizes_changed(const Json& from, const Json& to) {
   Json changed = Json::object();
@@ -102,6 +109,9 @@ Snapshot decoalesced(const Snapshot& from, const std::vector<ParamEntry>& like, 
 VCycle::VCycle(const Json& plan, const Stage& stage) : stage_(stage) {
   from_json(config_, plan, "plan");
   check_whole(stage, "vcycle");
+  check(stage.first_block == 0 && (stage.last_block < 0 || stage.last_block == depth_of(stage.model)), "plan",
+        "vcycle resizes all blocks; the stage \"", stage.name, "\" may only change the blocks from ", stage.first_block,
+        " to ", stage.last_block - 1);
   check(!stage.objective && !stage.stepper, "plan", "vcycle trains models of several sizes; the stage \"", stage.name,
         "\" has an objective or a step of its own, which is for one size");
   check(!config_.grow.empty(), "plan", "vcycle: \"plan.grow\" is empty; expected \"width\", \"depth\" or both");
@@ -151,9 +161,11 @@ std::optional<Part> VCycle::part(int number, Results before) const {
     part.plan = level(k).plan;
   }
   stage.keep = number == end ? stage_.keep : down;
+  stage.first_block = 0, stage.last_block = -1;
   if (number < end) {  // what is asked of the stage is asked of its end
     stage.collect.reset();
     stage.elastic.reset();
+    stage.label = nullptr;
     stage.averages.clear();
     stage.average_times.clear();
   }
