@@ -261,6 +261,7 @@ void Loop::end_stage(const Stage& stage) {
     result.found["variants"] = scored;
     view_.notes.push_back(Json{{"event", "search"}, {"variants", scored}});
   }
+  if (Json found = stepper_->findings(); !found.is_null()) view_.notes.push_back(std::move(found));
   if (stage.keep) {
     save_checkpoint(stage_folder(settings_.run, s.stage), model_->params(), *stepper_, checkpoint_state());
     charge_time();

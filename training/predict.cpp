@@ -93,6 +93,13 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
       step.flops = mean;
       p.flops += scoring * static_cast<double>(std::min(e.scorings, p.steps));
     }
+    if (stage.scoring) {
+      const auto judge = settings.make_source(stage.data, stage.scoring->split, 0);
+      int64_t rows = judge->epoch_samples();
+      if (stage.scoring->batches > 0) rows = std::min(rows, stage.scoring->batches * stage.batch.micro_size());
+      p.flops +=
+          step.forward_flops / static_cast<double>(stage.batch.size) * static_cast<double>(rows * stage.scoring->times);
+    }
     p.params = step.params;
     p.trainable = step.trainable;
     p.flops += step.flops * static_cast<double>(p.steps) + stage.charged.flops;

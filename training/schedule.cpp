@@ -22,7 +22,7 @@ Schedule::Schedule(const ScheduleConfig& config, const Clock& clock)
 }
 
 double Schedule::factor(int64_t t) const {
-  if (t < warmup_) return static_cast<double>(t + 1) / static_cast<double>(warmup_ + 1);
+  if (t < warmup_) return static_cast<double>(t + 1) / static_cast<double>(warmup_ + (config_.warmup_to_peak ? 0 : 1));
   const double f = config_.final_factor;
   const double span = static_cast<double>(std::max<int64_t>(1, total_ - warmup_));
   const double u = std::clamp(static_cast<double>(t - warmup_) / span, 0.0, 1.0);

@@ -1,6 +1,7 @@
 // Learning-rate schedules: the factor in [0, 1] on the peak rate, a pure function of the step.
 //
-// With t = step (from 0) and w warm-up steps: t < w gives (t + 1) / (w + 1) (nanoGPT's form, never 0). After that, with
+// With t = step (from 0) and w warm-up steps: t < w gives (t + 1) / (w + 1) (nanoGPT's form, never 0), or
+// (t + 1) / w with warmup_to_peak. After that, with
 // u = (t - w) / (total - w) in [0, 1] and f the final factor:
 //   constant  1
 //   cosine    f + (1 - f) (1 + cos(pi u)) / 2
@@ -22,6 +23,7 @@ namespace accrete {
 struct ScheduleConfig {
   std::string name = "cosine";
   std::string warmup = "0st";
+  bool warmup_to_peak = false;
   double final_factor = 0.1;
   double power = 1.0;
   std::string decay = "0.2run";
@@ -32,6 +34,8 @@ struct ScheduleConfig {
   void fields(V& v) {
     v("name", name, "shape of the learning rate", one_of("constant", "cosine", "linear", "poly", "wsd", "step"));
     v("warmup", warmup, "linear warm-up, a duration");
+    v("warmup_to_peak", warmup_to_peak,
+      "the last step of the warm-up has the peak rate, (t + 1) / w; else the next has");
     v("final_factor", final_factor, "last rate as a share of the peak", at_least(0), at_most(1));
     v("power", power, "exponent of poly", above(0));
     v("decay", decay, "length of the final decay of wsd, a duration");

@@ -94,6 +94,14 @@ struct Elastic {
   std::string score_average;  // running average whose weights are scored; empty: the weights themselves
 };
 
+// Passes over a split that Stage::initialise makes by StageStart::score: known beforehand, so that the cost is
+// predicted.
+struct Scoring {
+  int64_t times = 0;
+  std::string split;
+  int64_t batches = 0;  // of each pass; 0: the whole split
+};
+
 // Snapshots of the weights on the way: RUN/snapshots/<stage>/<i>.safetensors.
 struct Collect {
   int64_t count = 0;           // equally spaced, the last at the end of the stage
@@ -134,6 +142,7 @@ struct Stage {
   std::vector<Json> notes;      // what the plan decided for this stage, and why: events of metrics.jsonl
   std::optional<Collect> collect;
   std::optional<Elastic> elastic;
+  std::optional<Scoring> scoring;
   // Blocks [first, last) of the model that a method may grow; the others are fixed parts of a larger plan.
   int64_t first_block = 0, last_block = -1;  // -1: the depth of the model
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/json.h"
 #include "engine/nn/context.h"
 #include "engine/nn/params.h"
 
@@ -26,6 +27,9 @@ class Stepper {
   // and plain numbers, by name: counts of steps, coefficients. Set before the first step of a resumed run.
   virtual std::map<std::string, std::vector<double>> numbers() const = 0;
   virtual void set_numbers(const std::map<std::string, std::vector<double>>& numbers) = 0;
+
+  // What is worth knowing at the end of the stage, as an event of metrics.jsonl; null: nothing.
+  virtual Json findings() const { return {}; }
 };
 
 }  // namespace accrete

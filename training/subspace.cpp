@@ -1,0 +1,97 @@
+#include "training/subspace.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/ops/update.h"
+
+namespace accrete {
+
+Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha)
+    : config_(config), store_(store), basis_(std::move(basis)), begin_(basis_.coefficients_of(alpha)) {
+  check(config.name == "sgd" || config.name == "adamw", "subspace", "coefficients are stepped by sgd or adamw; got ",
+        config.name);
+  if (!store.grads().defined()) store.zero_grads();
+  const SegmentScope segment(Segment::optimizer);
+  state_["start"] = store.values().clone();
+  numbers_["coefficients"] = begin_;
+  for (const char* moment : {"momentum", "m", "v"})
+    if ((config.name == "sgd") == (moment == std::string("momentum"))) numbers_[moment].assign(begin_.size(), 0.0);
+  numbers_["count"] = {0};
+  norm2_ = Tensor::zeros(Shape{1}, DType::f32, store.device());
+  factor_ = Tensor::from(std::vector<float>{1.0f}, Shape{1}, store.device());
+}
+
+float Subspace::gradient_norm() {
+  update::sum_of_squares(norm2_, store_.grads());
+  update::clip_factor(factor_, norm2_, static_cast<float>(config_.clip));
+  return std::sqrt(norm2_.item());
+}
+
+void Subspace::step(double lr, const BlockSet& skip) {
+  check(skip.groups.empty(), "subspace", "a step in a subspace takes all blocks");
+  const bool host = store_.device() == kCpu;
+  const Tensor gradient = host ? store_.grads() : store_.grads().to(kCpu);
+  std::vector<double> g = project(basis_, gradient);
+  const auto clip = static_cast<double>(factor_.item());
+  std::vector<double>& x = numbers_.at("coefficients");
+  const double t = ++numbers_.at("count")[0];
+  if (config_.name == "sgd") {
+    std::vector<double>& m = numbers_.at("momentum");
+    for (size_t i = 0; i < x.size(); ++i) {
+      m[i] = config_.momentum * m[i] + (clip * g[i] + config_.weight_decay * x[i]);
+      x[i] -= lr * m[i];
+    }
+  } else {
+    std::vector<double>&m = numbers_.at("m"), &v = numbers_.at("v");
+    const double b1 = config_.beta1, b2 = config_.beta2, c1 = 1 - std::pow(b1, t), c2 = 1 - std::pow(b2, t);
+    for (size_t i = 0; i < x.size(); ++i) {
+      g[i] *= clip;
+      m[i] = b1 * m[i] + (1 - b1) * g[i];
+      v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i];
+      x[i] -= lr * (config_.weight_decay * x[i] + m[i] / c1 / (std::sqrt(v[i] / c2) + config_.eps));
+    }
+  }
+  for (size_t i = 0; i < g.size(); ++i) g[i] = x[i] - begin_[i];
+  const Tensor& start = state_.at("start");
+  if (host) {
+    expand(basis_, store_.values(), start, g);
+  } else {
+    const Tensor values = start.to(kCpu);
+    expand(basis_, values, values, g);
+    store_.values().copy_from(values.to(store_.device()));
+  }
+  store_.refresh();
+}
+
+void Subspace::set_numbers(const std::map<std::string, std::vector<double>>& numbers) {
+  for (auto& [name, mine] : numbers_) {
+    const auto given = numbers.find(name);
+    check(given != numbers.end() && given->second.size() == mine.size(), "subspace", "expected \"", name, "\" of ",
+          mine.size(), " numbers");
+    mine = given->second;
+  }
+}
+
+Json Subspace::findings() const {
+  const std::vector<double>& x = coefficients();
+  const std::vector<double> alpha = basis_.alpha_of(x);
+  double sum = 0, size = 0, furthest = 0, moved = 0, length = 0;
+  for (const double a : alpha) sum += a, size += std::fabs(a);
+  for (size_t i = 0; i < x.size(); ++i) furthest = std::max(furthest, std::fabs(x[i] - begin_[i]));
+  const Tensor now = store_.values().to(kCpu), start = state_.at("start").to(kCpu);
+  for (int64_t k = 0; k < now.count(); ++k) {
+    const double s = start.ptr<float>()[k], d = now.ptr<float>()[k] - s;
+    moved += d * d, length += s * s;
+  }
+  const double blocks = std::max(1, basis_.blocks());
+  return Json{{"event", "average"},
+              {"alpha_min", alpha.empty() ? 0 : *std::min_element(alpha.begin(), alpha.end())},
+              {"alpha_max", alpha.empty() ? 0 : *std::max_element(alpha.begin(), alpha.end())},
+              {"alpha_sum", sum / blocks},
+              {"alpha_l1", size / blocks},
+              {"moved", length > 0 ? std::sqrt(moved / length) : 0},
+              {"furthest", furthest}};
+}
+
+}  // namespace accrete

@@ -1,0 +1,48 @@
+// Training in an affine subspace: the weights are w0 + P (x - x0) with few coefficients x, which an optimizer steps
+// by P^T of the ordinary gradient (twa spec 3.2, 4.3).
+//
+//   sgd     m = momentum m + (P^T g + weight_decay x);  x -= lr m
+//   adamw   Loshchilov & Hutter on x
+//
+// Coefficients and their optimizer's state are f64. With x = x0 the weights are w0 bit for bit, whatever the precision
+// of P.
+#pragma once
+
+#include "training/basis.h"
+#include "training/optimizer.h"
+#include "training/stepper.h"
+
+namespace accrete {
+
+class Subspace : public Stepper {
+ public:
+  // The store holds w0, the weights sum_i alpha_i w_i of the basis' snapshots. Of `config` count name, weight_decay,
+  // momentum, beta1, beta2, eps and clip (of the whole gradient, before it is projected).
+  Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha);
+
+  float gradient_norm() override;
+  using Stepper::step;
+  void step(double lr, const BlockSet& skip) override;
+
+  // "start": w0. Numbers: "coefficients", the optimizer's moments, "count" of steps.
+  const std::map<std::string, Tensor>& state() const override { return state_; }
+  std::map<std::string, std::vector<double>> numbers() const override { return numbers_; }
+  void set_numbers(const std::map<std::string, std::vector<double>>& numbers) override;
+  // Averaging shares of the snapshots over all blocks (smallest, largest, mean of the blocks' sums and of their sums of
+  // absolute values), |w - w0| / |w0|, largest |x - x0|.
+  Json findings() const override;
+
+  const Basis& basis() const { return basis_; }
+  const std::vector<double>& coefficients() const { return numbers_.at("coefficients"); }
+
+ private:
+  OptimConfig config_;
+  ParamStore& store_;
+  Basis basis_;
+  std::vector<double> begin_;  // x0
+  std::map<std::string, std::vector<double>> numbers_;
+  std::map<std::string, Tensor> state_;
+  Tensor norm2_, factor_;
+};
+
+}  // namespace accrete
