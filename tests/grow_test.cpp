@@ -75,7 +75,10 @@ TEST_CASE("depth: moments and steps go along, blocks may be left out and drawn b
 
   check_sentence(error_of([&] { map_depth(s, "layers", {{0}}, Moments::reset); }), {"no blocks \"layers\""});
   check_sentence(error_of([&] { map_depth(s, "blocks", {{2}}, Moments::reset); }), {"block 2", "below 2"});
-  check_sentence(error_of([&] { map_depth(s, "blocks", {{0, 1}}, Moments::exact); }), {"blocks merge"});
+  for (const DepthMap& map : {DepthMap{{0, 1}}, DepthMap{{0}, {0}, {1}}})
+    check_sentence(error_of([&] { map_depth(s, "blocks", map, Moments::exact); }),
+                   {"merged or copied", "reset or carry"});
+  CHECK(in_order(map_depth(s, "blocks", {{1}, {}, {0}}, Moments::exact)) == std::vector<float>{9, 2, 1, 8});
   const Snapshot uneven =
       toy({{"b.0.w", Shape{1}, {kEmbed}, {1}, {}, "b", 0}, {"b.1.w", Shape{2}, {kEmbed}, {1, 2}, {}, "b", 1}});
   check_sentence(error_of([&] { map_depth(uneven, "b", {{0}, {1}}, Moments::reset); }), {"not alike"});

@@ -29,15 +29,20 @@ Snapshot map_depth(const Snapshot& from, const std::string& group, const DepthMa
   const auto groups = block_groups(from.entries);
   const auto found = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == group; });
   check(found != groups.end(), "grow", "no blocks \"", group, "\"");
-  bool merges = false;
+  std::set<int> used;
+  bool one_to_one = true;
   for (const auto& sources : map) {
-    merges = merges || sources.size() > 1;
-    for (const int s : sources)
+    one_to_one = one_to_one && sources.size() <= 1;
+    for (const int s : sources) {
       check(s >= 0 && s < found->second, "grow", "block ", s, " of \"", group, "\" does not exist; expected below ",
             found->second);
+      one_to_one = used.insert(s).second && one_to_one;
+    }
   }
-  check(moments != Moments::exact || !merges, "grow",
-        "second moments have no exact map when blocks merge; expected moments reset or carry");
+  check(
+      moments != Moments::exact || one_to_one, "grow",
+      "moments have no exact map when blocks are merged or copied, which changes the function; expected moments reset "
+      "or carry");
   // The entries of the group in the order of its blocks; all others keep their places.
   std::vector<ParamEntry> entries, pattern;
   for (const ParamEntry& e : from.entries)

@@ -64,7 +64,7 @@ Snapshot split_unequally(const Snapshot& grown, const RoleGroups& groups, uint64
 // ---- depth --------------------------------------------------------------------------------------------------------
 
 // Block i of the result is the mean of sources[i] (one: a copy); an empty list leaves it out of the result, to be drawn
-// at random by the stage (restore with Missing::keep). Blocks are those of one group.
+// at random by the stage (restore with Missing::keep). Blocks are those of one group. Moments are mapped like values.
 using DepthMap = std::vector<std::vector<int>>;
 Snapshot map_depth(const Snapshot& from, const std::string& group, const DepthMap& map, Moments moments);
 // The groups of blocks in order of appearance, and the number of blocks of each.
