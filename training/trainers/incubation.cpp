@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "engine/core/random.h"
-#include "engine/ops/ops.h"
 #include "training/duration.h"
 #include "training/grow.h"
+#include "training/trainers/imitation.h"
 
 namespace accrete {
 namespace {
@@ -106,47 +106,16 @@ void Incubation::find_meta() {
   const Kept kept = find_kept(config_.meta_from, "meta", "plan.meta_from").back();
   const Json expected = with_depth(whole_.model, cut_.meta_depth());
   const auto different = differences(kept.state.value("model", Json::object()), expected);
-  check(different.empty(), "plan", "plan.meta_from: ", kept.path.string(),
-        " is not this plan's meta model: ", to_text(different));
-  meta_ = Left{-1, kept, kept.spent()};
-  charged_ = kept.spent();
+  check(different.empty() && kept.label.part != "module", "plan", "plan.meta_from: ", kept.path.string(),
+        " is not this plan's meta model: ", different.empty() ? "it is a module" : to_text(different));
+  meta_ = Left{-1, kept, kept.spent};
+  charged_ = kept.spent;
 }
 
-// All modules of the target from the runs that trained them. Each run is charged once, and the meta model that they
-// share once.
 void Incubation::find_modules() {
-  modules_.resize(cut_.depths.size());
-  std::map<std::filesystem::path, Spent> runs, metas;
-  std::string meta;
-  const Json expected = label("module");
-  for (const std::string& folder : config_.modules_from) {
-    for (const Kept& kept : find_kept(folder, "module", "plan.modules_from")) {
-      const Json found = kept.label();
-      const auto wrong = [&](const auto&... words) {
-        fail("plan", "plan.modules_from: ", kept.path.string(), words...);
-      };
-      if (found.value("part", "") != "module" || !found.contains("module") || !found.contains("meta"))
-        wrong(" is not a trained module");
-      for (const char* key : {"depths", "meta_depths", "embeddings", "model"})
-        if (const auto d = differences(Json{{key, found[key]}}, Json{{key, expected[key]}}); !d.empty())
-          wrong(" was trained for another plan: ", to_text(d));
-      const auto k = found["module"].get<int64_t>();
-      if (k < 0 || k >= cut_.modules()) wrong(" is module ", k, " of ", cut_.modules());
-      Left& left = modules_[static_cast<size_t>(k)];
-      if (left.kept) wrong(" is module ", k, ", which ", left.kept->path.string(), " brings already");
-      if (!meta.empty() && meta != found["meta"]) wrong(" was trained in another meta model than the modules before");
-      meta = found["meta"].get<std::string>();
-      left.kept = kept;
-      Spent& run = runs[kept.run];
-      if (kept.spent().flops >= run.flops) run = kept.spent();
-      from_json(metas[kept.run], found["meta_spent"], "meta_spent", kept.path.string());
-    }
-  }
-  for (size_t k = 0; k < modules_.size(); ++k)
-    check(modules_[k].kept.has_value(), "plan", "plan.modules_from: module ", k, " of ", modules_.size(),
-          " is missing; expected runs that trained modules 0 to ", modules_.size() - 1);
-  for (const auto& [run, spent] : runs) charged_ += spent - metas[run];
-  charged_ += metas.begin()->second;
+  Gathered all = gather_modules(config_.modules_from, label("module"), "plan.modules_from");
+  for (Kept& kept : all.modules) modules_.push_back({-1, std::move(kept), {}});
+  charged_ = all.spent;
 }
 
 int64_t Incubation::seed_of(const char* purpose, int64_t number) const {
@@ -155,11 +124,16 @@ int64_t Incubation::seed_of(const char* purpose, int64_t number) const {
   return static_cast<int64_t>(random_below(key, 0, uint64_t{1} << 62));
 }
 
-Json Incubation::label(const char* kind) const {
-  return Json{{"method", "incubation"},       {"part", kind},
-              {"depths", cut_.depths},        {"meta_depths", cut_.meta},
-              {"strategy", config_.strategy}, {"embeddings", config_.embeddings},
-              {"model", whole_.model}};
+PartLabel Incubation::label(const char* part) const {
+  PartLabel l;
+  l.method = config_.name;
+  l.part = part;
+  l.strategy = config_.strategy;
+  l.embeddings = config_.embeddings;
+  l.depths = cut_.depths;
+  l.meta_depths = cut_.meta;
+  l.model = whole_.model;
+  return l;
 }
 
 Stage Incubation::phase(const PhaseConfig& c, const char* key, int number, std::string name) const {
@@ -183,7 +157,7 @@ Part Incubation::meta_part(int number) const {
   if (config_.strategy == "untrained_meta") phase_config.duration = "0st";
   Stage s = phase(phase_config, "meta", number, "meta");
   s.model = with_depth(s.model, cut_.meta_depth());
-  s.label = [label = label("meta")](StageStart&) { return label; };
+  s.label = [l = to_json(label("meta"))](StageStart&) { return l; };
   return {s, config_.meta.plan};
 }
 
@@ -191,14 +165,12 @@ Part Incubation::module_part(int number, int64_t k, Results before) const {
   Stage s = phase(config_.modular, "modular", number, "module " + std::to_string(k));
   // A stream of its own: the result does not depend on which other jobs ran, or where.
   s.seed = seed_of("incubation module", config_.own_data ? k + 1 : 0);
-  Json label = this->label("module");
-  label["module"] = k;
+  PartLabel l = label("module");
+  l.module = k;
   if (!has_meta()) {  // a whole model of its own
     s.initialise = begin_at_random;
     s.initialised_at_random = true;
-    label["meta"] = "none";
-    label["meta_spent"] = to_json(Spent{});
-    s.label = [label](StageStart&) { return label; };
+    s.label = [l](StageStart&) { return to_json(l); };
     return {s, config_.modular.plan};
   }
   const Left meta = meta_ ? *meta_ : Left{before[0].index, std::nullopt, before[0].spent};
@@ -218,42 +190,20 @@ Part Incubation::module_part(int number, int64_t k, Results before) const {
                 {"meta", meta.name()},
                 {"checksum", checksum(weights)}});
   };
-  label["meta_spent"] = to_json(meta.spent);
-  s.label = [label, meta](StageStart& start) {
-    Json l = label;
-    l["meta"] = checksum(meta.read(start));
-    return l;
+  l.meta_spent = meta.spent;
+  s.label = [l, meta](StageStart& start) mutable {
+    l.meta = checksum(meta.read(start));
+    return to_json(l);
   };
-  if (config_.strategy.starts_with("imitation")) s.objective = imitation(meta, k);
+  if (config_.strategy.starts_with("imitation")) {
+    const int64_t meta_end = cut_.meta_begin(k) + cut_.meta[static_cast<size_t>(k)];
+    s.objective = imitation({.teacher = with_depth(whole_.model, cut_.meta_depth()),
+                             .weights = [meta](StageStart& start) { return meta.read(start); },
+                             .blocks = meta_end,
+                             .behind = cut_.meta_depth() - meta_end,
+                             .task_weight = config_.strategy == "imitation" ? 0 : config_.task_weight});
+  }
   return {s, config_.modular.plan};
-}
-
-std::function<LossFn(StageStart&)> Incubation::imitation(const Left& left, int64_t k) const {
-  const int64_t meta_end = cut_.meta_begin(k) + cut_.meta[static_cast<size_t>(k)];
-  const int64_t behind = cut_.meta_depth() - meta_end;  // blocks after the module, in both models
-  const float weight = config_.strategy == "imitation" ? 0.0f : static_cast<float>(config_.task_weight);
-  return [left, meta_end, behind, weight, model = with_depth(whole_.model, cut_.meta_depth())](StageStart& start) {
-    const std::shared_ptr<Model> meta = start.model(model);
-    freeze(meta->params(), [](const ParamEntry&) { return false; });
-    if (!start.dry) restore(meta->params(), left.read(start));
-    Model* const hybrid = start.network;
-    const int64_t end = hybrid->config().at("depth").get<int64_t>() - behind;
-    return [=](const Batch& batch, const Context& ctx) {
-      Context quiet = ctx;
-      quiet.training = false;
-      quiet.skip = nullptr;
-      Tensor goal;
-      {
-        const NoGrad frozen;
-        goal = meta->features(batch, quiet, meta_end);
-      }
-      const Tensor made = hybrid->features(batch, ctx, end);
-      const Tensor gap = ops::sub(ops::cast(made, DType::f32), ops::cast(goal, DType::f32));
-      const Tensor distance = ops::mean(ops::unary(ops::Unary::square, gap));
-      if (weight == 0) return distance;
-      return ops::add(distance, ops::scale(hybrid->loss(batch, ctx), weight));
-    };
-  };
 }
 
 Part Incubation::target_part_of_run(int number, Results before) const {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "training/method.h"
+#include "training/trainers/incubation_kept.h"
 #include "training/trainers/incubation_parts.h"
 
 namespace accrete {
@@ -103,14 +104,12 @@ class Incubation : public Method {
   void find_modules();
   bool has_meta() const { return config_.strategy != "independent" && config_.strategy != "e2e"; }
   int64_t seed_of(const char* purpose, int64_t number) const;
-  Json label(const char* kind) const;
+  PartLabel label(const char* part) const;
 
   Stage phase(const PhaseConfig& config, const char* key, int number, std::string name) const;
   Part meta_part(int number) const;
   Part module_part(int number, int64_t k, Results before) const;
   Part target_part_of_run(int number, Results before) const;
-  // What an imitating module minimises, against the meta model that `meta` left.
-  std::function<LossFn(StageStart&)> imitation(const Left& meta, int64_t k) const;
 
   IncubationConfig config_;
   Stage whole_;

@@ -3,11 +3,9 @@
 #include <algorithm>
 
 #include "engine/core/hash.h"
-#include "training/checkpoint.h"
 #include "training/grow.h"
 
 namespace accrete {
-namespace fs = std::filesystem;
 
 int64_t Partition::sum(const std::vector<int64_t>& list, int64_t end) {
   int64_t n = 0;
@@ -105,40 +103,6 @@ std::string checksum(const Snapshot& weights) {
     hash.update(v.data(), static_cast<size_t>(v.bytes()));
   }
   return hash.hex();
-}
-
-Spent Kept::spent() const {
-  Spent s;
-  check(state.contains("spent"), "checkpoint", path.string(), ": state.json lacks \"spent\"");
-  from_json(s, state["spent"], "spent", (path / "state.json").string());
-  return s;
-}
-
-std::vector<Kept> find_kept(const fs::path& path, const std::string& kind, const char* key) {
-  const auto open = [](const fs::path& checkpoint) {
-    return Kept{checkpoint, fs::weakly_canonical(checkpoint).parent_path().parent_path(),
-                read_checkpoint_state(checkpoint)};
-  };
-  if (fs::exists(path / "COMPLETE")) return {open(path)};
-  std::vector<fs::path> stages;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(path / "stages", none))
-    if (fs::exists(entry.path() / "COMPLETE")) stages.push_back(entry.path());
-  std::sort(stages.begin(), stages.end(), [](const fs::path& a, const fs::path& b) {
-    const std::string x = a.filename().string(), y = b.filename().string();
-    return x.size() != y.size() ? x.size() < y.size() : x < y;  // numbers: "99" before "100"
-  });
-  std::vector<Kept> found;
-  for (const fs::path& stage : stages) {
-    Kept kept = open(stage);
-    if (kept.label().value("part", "") == kind) found.push_back(std::move(kept));
-  }
-  const auto checkpoints = list_checkpoints(path);
-  if (found.empty() && kind == "meta" && !checkpoints.empty()) found.push_back(open(checkpoints.back()));
-  check(!found.empty(), "plan", key, ": ", path.string(), " holds no finished ", kind,
-        "; expected the folder of a run that has trained one (train_gpt --only ", kind == "meta" ? "meta" : "NUMBER",
-        "), or a checkpoint in it");
-  return found;
 }
 
 }  // namespace accrete

@@ -2,7 +2,6 @@
 // replaced, and how the trained modules become the target. Method and formulas: incubation.h.
 #pragma once
 
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -58,16 +57,5 @@ Snapshot target_part(const Snapshot& job, const Partition& p, int64_t k, int64_t
 
 // SHA-256 of all values in order of the entries: that of checkpoint.h for weights outside of a model.
 std::string checksum(const Snapshot& weights);
-
-// A trained part that another run left: a checkpoint with its state.
-struct Kept {
-  std::filesystem::path path, run;  // of the checkpoint, of the run that it belongs to
-  Json state;
-  Json label() const { return state.value("label", Json::object()); }
-  Spent spent() const;  // by its run so far
-};
-// All kept parts of this kind ("meta", "module") below a run folder, or the checkpoint itself. A run folder without
-// them gives, for "meta", its newest checkpoint: any training of that model will do.
-std::vector<Kept> find_kept(const std::filesystem::path& path, const std::string& kind, const char* key);
 
 }  // namespace accrete
