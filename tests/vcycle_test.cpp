@@ -382,10 +382,17 @@ TEST_CASE("every variant runs: width only, depth only, LEMON, carried moments, n
        {Json{{"grow", {"width"}}, {"split", "lemon"}, {"w_dec", 1}},
         Json{{"grow", {"depth"}}, {"depth_copy", "zero_second"}, {"moments", "carry"}},
         Json{{"width_pairs", "adjacent"}, {"depth_pairs", "half"}, {"tied", "released"}, {"depth_copy", "half_branch"}},
-        Json{{"tied", "half_stream"}, {"small", {{{"plan", {{"name", "vcycle"}}}}}}}}) {
+        Json{{"tied", "half_stream"}, {"small", {{{"plan", {{"name", "vcycle"}}}}}}},
+        Json{{"small", {{{"plan", {{"name", "autoprog"}}}}}},
+             {"final", {{"plan", {{"name", "twa"}, {"snapshots", 3}}}}}}}) {
     CAPTURE(plan.dump());
     const Run t(tiny_cycle(plan, "40st"));
+    const RunResult dry = run(train_command(t.folder, "out", "--dry-run --json"));
+    CAPTURE(dry.err);
+    REQUIRE(dry.exit_code == 0);
     t.train();
+    CHECK(parse_json<Json>(dry.out, "dry-run")["flops"].get<double>() ==
+          doctest::Approx(t.events().back()["flops"].get<double>()).epsilon(0.05));
     CHECK(t.events().back()["loss"].get<double>() < 5.0);
   }
 }
