@@ -48,11 +48,19 @@ inline std::string train_command(const TempFolder& folder, const std::string& ou
          (folder / out).string() + "' " + more;
 }
 
+// Removes what time decides, at any depth.
+inline void drop_times(Json& value) {
+  if (value.is_object())
+    for (const char* key : {"seconds", "rate", "data_wait", "peak_memory", "allocations"}) value.erase(key);
+  if (value.is_structured())
+    for (Json& inner : value) drop_times(inner);
+}
+
 // The events of a run without what time decides.
 inline std::vector<std::string> lasting_events(const std::filesystem::path& run_folder) {
   std::vector<std::string> lines;
   for (Json event : read_metrics(run_folder / "metrics.jsonl")) {
-    for (const char* key : {"seconds", "rate", "data_wait", "peak_memory", "allocations"}) event.erase(key);
+    drop_times(event);
     lines.push_back(event.dump());
   }
   return lines;
