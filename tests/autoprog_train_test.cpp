@@ -173,6 +173,13 @@ TEST_CASE("by search: the same path and bits every time; everything it spends is
   }
   CHECK(events.back()["flops"].get<double>() > 1.02 * steps);
   CHECK(events.back()["step"] == 60);
+  // The first search is predicted exactly, draws included; what follows depends on its choice.
+  const RunResult dry = run(train_command(t.folder, "none", "--dry-run --json"));
+  REQUIRE(dry.exit_code == 0);
+  const Json first = parse_json<Json>(dry.out, "dry-run")["stages"][0];
+  const Json end = of_kind(events, "stage_end")[0];
+  CHECK(first["flops"].get<double>() == doctest::Approx(end["flops"].get<double>()).epsilon(0.005));
+  CHECK(first["tokens"] == end["tokens"]);
 }
 
 TEST_CASE("by search with measured times, and with the averages recycled") {

@@ -68,7 +68,6 @@ class Loop {
   double train_batch(const Batch& batch, const Context& ctx, float share);
   void evaluate(const Stage& stage);
   double mean_loss(const Source& source, int64_t size, int64_t batches, double& flops, const BlockSet* skip = nullptr);
-  size_t drawn_variant(const Stage& stage) const;
   int64_t variant_position(const Stage& stage, const VariantData& variant) const;
   void score_variants(const Stage& stage);
   void explain_nonfinite(const Stage& stage, double loss, double norm);

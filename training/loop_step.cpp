@@ -27,11 +27,6 @@ double Loop::train_batch(const Batch& batch, const Context& ctx, float share) {
   return static_cast<double>(loss.item());
 }
 
-size_t Loop::drawn_variant(const Stage& stage) const {
-  const Context ctx = context(stage, true);
-  return random_below(ctx.key("variant"), 0, stage.elastic->variants.size());
-}
-
 // First sample of the present step: the position in the stream of tokens, whatever the length of the variants before.
 int64_t Loop::variant_position(const Stage& stage, const VariantData& variant) const {
   const RunState& s = view_.state;
@@ -45,7 +40,7 @@ void Loop::train_step(const Stage& stage) {
   int64_t size = stage.batch.size, micro = stage.batch.micro_size();
   size_t variant = 0;
   if (stage.elastic) {
-    variant = drawn_variant(stage);
+    variant = drawn_variant(*stage.elastic, ctx.seed, ctx.step);
     const VariantData& v = variants_[variant];
     ctx.skip = &v.skip;
     size = v.batch.size;
@@ -159,7 +154,7 @@ void Loop::explain_nonfinite(const Stage& stage, double loss, double norm) {
   Context ctx = context(stage, true);
   ctx.recompute = false;
   const std::filesystem::path kept = settings_.run / ("bad_batch_" + std::to_string(view_.state.step) + ".safetensors");
-  const VariantData* variant = stage.elastic ? &variants_[drawn_variant(stage)] : nullptr;
+  const VariantData* variant = stage.elastic ? &variants_[drawn_variant(*stage.elastic, ctx.seed, ctx.step)] : nullptr;
   if (variant) ctx.skip = &variant->skip;
   const BatchConfig& rows = variant ? variant->batch : stage.batch;
   const int64_t size = rows.size, micro = rows.micro_size();

@@ -43,6 +43,10 @@ BlockSet block_set(const std::vector<ParamEntry>& entries, const std::vector<int
   return set;
 }
 
+size_t drawn_variant(const Elastic& elastic, uint64_t seed, uint64_t step) {
+  return random_below(random_key(seed, "variant", step), 0, elastic.variants.size());
+}
+
 std::map<std::string, double> average_decays(const Stage& stage, const Clock& clock) {
   std::map<std::string, double> decays = stage.averages;
   for (const auto& [name, time] : stage.average_times)

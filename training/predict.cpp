@@ -58,12 +58,14 @@ StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Varia
   const auto source = settings.make_source(data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
   StepCost cost = dry_step(settings, stage, *source, batch.size, batch.micro_size(),
                            variant ? variant->skip : std::vector<int64_t>{});
+  cost.tokens = static_cast<double>(batch.size * source->tokens_per_sample());
   cost.score_flops = cost.forward_flops * static_cast<double>(batch.micro_size()) / static_cast<double>(batch.size);
   return cost;
 }
 
 std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& plan) {
   std::vector<StagePrediction> all;
+  int64_t begun = 0;  // steps of the run before the stage
   for (const Stage& stage : planned_stages(plan)) {
     const auto source = settings.make_source(stage.data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
     Clock clock;
@@ -82,15 +84,21 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
     to_steps(settings.recipe.checkpoint.every, clock, "checkpoint.every");
     StepCost step = step_cost(settings, stage);
     if (stage.elastic) {
-      // Every variant is drawn equally often; scorings are forward passes.
+      // The variants that will be drawn; scorings are forward passes of all of them.
       const Elastic& e = *stage.elastic;
-      double mean = 0, scoring = 0;
+      std::vector<StepCost> costs;
+      double scoring = 0, flops = 0, tokens = 0;
       for (const Variant& v : e.variants) {
-        const StepCost cost = step_cost(settings, stage, &v);
-        mean += cost.flops / static_cast<double>(e.variants.size());
-        scoring += cost.score_flops * static_cast<double>(e.score_batches);
+        costs.push_back(step_cost(settings, stage, &v));
+        scoring += costs.back().score_flops * static_cast<double>(e.score_batches);
       }
-      step.flops = mean;
+      const auto seed = static_cast<uint64_t>(stage.seed.value_or(settings.recipe.seed));
+      for (int64_t i = 0; i < p.steps; ++i) {
+        const StepCost& c = costs[drawn_variant(e, seed, static_cast<uint64_t>(stage.seed ? i : begun + i))];
+        flops += c.flops, tokens += c.tokens;
+      }
+      step.flops = flops / static_cast<double>(std::max<int64_t>(1, p.steps));
+      clock.tokens_per_step = tokens / static_cast<double>(std::max<int64_t>(1, p.steps));
       p.flops += scoring * static_cast<double>(std::min(e.scorings, p.steps));
     }
     if (stage.scoring) {
@@ -109,6 +117,7 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
     p.peak_memory = step.peak;
     p.memory_table = step.memory_table;
     all.push_back(p);
+    begun += std::max<int64_t>(1, p.steps);
   }
   return all;
 }

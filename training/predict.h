@@ -25,6 +25,7 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
 struct StepCost {
   double flops = 0, forward_flops = 0;
   double score_flops = 0;  // of a forward pass of one micro-batch
+  double tokens = 0;
   int64_t peak = 0, params = 0, trainable = 0;
   std::string memory_table;
 };

@@ -102,6 +102,9 @@ struct Scoring {
   int64_t batches = 0;  // of each pass; 0: the whole split
 };
 
+// The variant that trains at an optimizer step.
+size_t drawn_variant(const Elastic& elastic, uint64_t seed, uint64_t step);
+
 // Snapshots of the weights on the way: RUN/snapshots/<stage>/<i>.safetensors.
 struct Collect {
   int64_t count = 0;           // equally spaced, the last at the end of the stage
