@@ -154,6 +154,13 @@ TEST_CASE("position tables: two dimensions, special tokens, several channels, eq
   CHECK(both[1] == -7);
   for (size_t y = 0; y < 6; ++y)
     for (size_t x = 0; x < 2; ++x) CHECK(both[2 + y * 2 + x] == doctest::Approx(column[y] * row[x]).epsilon(1e-5));
+  // A grid that is no product, i^1.5 in 4 x 3: torch.nn.functional.interpolate(mode="bicubic"), torch 2.15.
+  std::vector<float> powers;
+  for (int i = 0; i < 12; ++i) powers.push_back(std::pow(static_cast<float>(i), 1.5f));
+  check_close(values_of_entry(resize_grid(table(powers), {0, 4, 3}, {0, 6, 2}), "positions"),
+              {-0.320123, 1.745421, 2.031638, 5.447011, 7.377725, 12.642076, 13.041838, 19.163847, 22.556925, 29.744629,
+               28.957884, 36.734642},
+              2e-5);  // f32 sums of sixteen numbers up to 36
   // Channels do not mix.
   const std::vector<float> pairs = {0, 5, 1, 5, 4, 5, 9, 5};
   const auto wide = values_of_entry(resize_grid(table(pairs, 2), {0, 4, 1}, {0, 2, 1}), "positions");

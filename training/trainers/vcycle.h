@@ -64,7 +64,7 @@ struct VCycleConfig {
       between(0, 1));
     v("moments", moments, "the optimizer's moments at a change of level", one_of("reset", "carry"));
     v("evaluate_first", evaluate_first, "evaluate after each change of level too");
-    v("warm", warm, "training of each level before it is coalesced, the ramp of the learning rate; run: as below");
+    v("warm", warm, "training of each level before it is coalesced: the ramp of its learning rate; run: as in final");
     v("small", small, "the lower levels, from the second largest down; empty: all with the default settings");
     v("final", final, "the whole model");
   }
