@@ -128,6 +128,8 @@ Stage part_of(const Stage& whole, int number, std::string name) {
   stage.evaluate_first = false;
   stage.initialise = continue_all;
   stage.initialised_at_random = false;
+  stage.scoring.reset();  // these belong to the beginning of the whole
+  stage.start_flops = nullptr;
   if (whole.seed) {
     const RandomKey key = random_key(static_cast<uint64_t>(*whole.seed), "part", static_cast<uint64_t>(number));
     stage.seed = static_cast<int64_t>(random_below(key, 0, uint64_t{1} << 62));

@@ -215,6 +215,7 @@ Stage Autoprog::make(int number, std::string name, int k, const GrowthSize& size
   if (span.to == 1) return stage;
   stage.keep = false;
   stage.collect.reset();  // snapshots on the way are those of the full network
+  stage.label = nullptr;  // and what others build on is its end
   if (config_.grow == "mogrow" || (config_.search && config_.search->recycle == "ema"))
     stage.average_times[kGrowAverage] = share_of(config_.ema_grow, whole_.duration, "plan.ema_grow");
   return stage;

@@ -56,6 +56,9 @@ Begin begin_with_part(Begin whole, Json model, Shallower s) {
                      .fresh = start.fresh,
                      .model = start.model,
                      .collected = start.collected,
+                     .score = [](const std::string&, int64_t) -> double {
+                       fail("plan", "autoprog cannot begin a stage that measures its weights before it begins");
+                     },
                      .note = start.note,
                      .folder = start.folder,
                      .seed = start.seed,
