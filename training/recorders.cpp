@@ -36,6 +36,18 @@ Progress::Options progress_options(bool quiet, std::ostream* log) {
 
 }  // namespace
 
+std::string note_text(const Json& note) {
+  std::string text = event_text(note, "event", "note") + ":";
+  for (const auto& [key, value] : note.items()) {
+    if (key == "event" || value.is_structured()) continue;
+    char number[32] = "";
+    if (value.is_number_float()) std::snprintf(number, sizeof number, "%.4g", value.get<double>());
+    text += (text.back() == ':' ? " " : ", ") + key + " ";
+    text += value.is_string() ? value.get<std::string>() : *number ? number : value.dump();
+  }
+  return text;
+}
+
 std::string stage_note(const Stage& stage) {
   std::ostringstream text;
   if (stage.model.contains("depth")) text << stage.model["depth"].dump() << " blocks, ";
@@ -150,9 +162,14 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
            << "\": " << format_count(static_cast<double>(view.model->params().parameter_count())) << " parameters, "
            << stage_note(*view.stage) << ", " << view.stage_steps << " steps";
       progress_.print(text.str());
+      if (view.state.stage_step == 0)
+        for (const Json& note : view.notes) progress_.print("  " + note_text(note));
       smooth_seconds_ = 0;
       break;
     }
+    case Event::stage_end:
+      for (const Json& note : view.notes) progress_.print("  " + note_text(note));
+      break;
     case Event::step_done: {
       smooth_seconds_ = smooth_seconds_ > 0 ? 0.9 * smooth_seconds_ + 0.1 * view.step_seconds : view.step_seconds;
       ProgressState s;

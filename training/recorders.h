@@ -41,6 +41,9 @@ class ProgressRecorder : public Observer {
   double smooth_seconds_ = 0;  // of a step, for a steady estimate of the remaining time
 };
 
+// One line about what a plan decided: "growth: from 4, to 8, ...".
+std::string note_text(const Json& note);
+
 // "4 blocks, width 192, length 256": what a person wants to know of a stage.
 std::string stage_note(const Stage& stage);
 

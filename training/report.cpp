@@ -144,6 +144,9 @@ Json page_data(const std::vector<RunRecord>& runs) {
       if (present.insert(key).second && !is_axis(key)) others.push_back(key);
   for (const auto& [key, label] : kAxes)
     if (present.contains(key)) data["axes"].push_back({{"key", key}, {"label", label}});
+  // One run is followed by its steps; runs of different models are compared by what they cost.
+  const bool several = runs.size() > 1 && present.contains("flops");
+  data["axis"] = several ? Json("flops") : data["axes"].empty() ? Json() : data["axes"][0]["key"];
   const auto add_chart = [&](const std::string& key, const std::string& title, const std::string& unit) {
     data["charts"].push_back({{"key", key},
                               {"title", title},
@@ -438,10 +441,10 @@ std::string report_html(const std::vector<RunRecord>& runs, const ReportSettings
   if (single) body += subtitle(runs[0]);
   for (const auto& run : runs) body += notices(run);
   if (single) body += headline(runs[0]);
+  if (!single) body += comparison(runs, options);
   body +=
       "<div id=\"controls\"></div>\n<div id=\"charts\"></div>\n<noscript><p>The curves need JavaScript; the tables "
       "below do not.</p></noscript>\n";
-  if (!single) body += comparison(runs, options);
   for (const auto& run : runs) body += section(single ? "Stages" : "Stages of " + run.name, stage_table(run));
   for (const auto& run : runs)
     body += section(single ? "What the plan decided" : "What " + run.name + " decided", decisions(run));

@@ -1,6 +1,7 @@
 // The look and the behaviour of report.html. The script draws SVG from the JSON in <script id="data"> (made by
 // report.cpp):
 //   axes    [{key, label}]                                   what can be on the x axis
+//   axis    key of the axis shown first
 //   runs    [{name, stages: [{name, <axis key>: start}]}]
 //   tables  [{run, name, dots, columns: {key: [numbers]}}]    "train" and one for each evaluated split
 //   charts  [{key, title, unit, wide, noisy}]                shows the column `key` of every table that has it;
@@ -55,7 +56,7 @@ const char* const kReportScript = R"js(
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const single = data.runs.length === 1;
-const state = {axis: data.axes[0] && data.axes[0].key, logX: false, logY: false, outliers: false, smooth: 0.6, hidden: new Set(), range: null, hover: null};
+const state = {axis: data.axis, logX: false, logY: false, outliers: false, smooth: 0.6, hidden: new Set(), range: null, hover: null};
 const svgNS = 'http://www.w3.org/2000/svg';
 
 // ---- small helpers ----

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The four methods against plain training on WikiText-2, and the table of the README, in one command:
+#   bash apps/bench/methods.sh DATA OUT [SEED ...]       DATA made by `prepare`; seeds 1 and 2 by default
+# Runs that are finished are skipped, begun ones are continued. ACCRETE_BUILD names another build folder than build/.
+#
+#   lr-*        plain training at three learning rates, first seed: the baseline's own choice
+#   plain-sN    the baseline with the best of them
+#   METHOD-sN   vcycle, incubation, autoprog, twa
+#   cut-METHOD-sN   the decisive control: plain training cut to what the method spent, its schedule fully decayed
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,4p' "$0" | sed 's/^# //'; exit 1; }
+source_dir=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+programs=${ACCRETE_BUILD:-$source_dir/build}/apps
+recipes=$source_dir/apps/recipes
+data=$(realpath "$1") out=$(realpath -m "$2")
+shift 2
+seeds=("${@:-1}")
+[ $# -gt 0 ] || seeds=(1 2)
+methods=(${METHODS:-vcycle incubation autoprog twa})
+rates=(1e-3 2e-3 4e-3)
+mkdir -p "$out"
+
+finished() { [ -f "$out/$1/metrics.jsonl" ] && tail -n 1 "$out/$1/metrics.jsonl" | grep -q '"event":"run_end"'; }
+value() { tail -n 1 "$out/$1/metrics.jsonl" | grep -o "\"$2\":[^,}]*" | head -n 1 | cut -d: -f2; }
+
+# train NAME RECIPE SEED [key=value ...]
+train() {
+  local name=$1 recipe=$2 seed=$3
+  shift 3
+  if finished "$name"; then return; fi
+  local resume=""
+  [ -f "$out/$name/config.json" ] && resume=--resume
+  echo "== $name"
+  "$programs/train_gpt" --recipe "$recipes/$recipe.json" data.path="$data" "$@" --seed "$seed" --out "$out/$name" $resume
+}
+
+for rate in "${rates[@]}"; do train "lr-$rate" wikitext2-7m "${seeds[0]}" optim.lr="$rate"; done
+best=$(for rate in "${rates[@]}"; do echo "$(value "lr-$rate" loss) $rate"; done | sort -g | head -n 1 | cut -d' ' -f2)
+echo "== learning rate of the baseline: $best"
+[ -e "$out/plain-s${seeds[0]}" ] || ln -s "lr-$best" "$out/plain-s${seeds[0]}"
+for seed in "${seeds[@]:1}"; do train "plain-s$seed" wikitext2-7m "$seed" optim.lr="$best"; done
+
+whole=$(value "plain-s${seeds[0]}" flops) steps=$(value "plain-s${seeds[0]}" step)
+names=()
+for seed in "${seeds[@]}"; do names+=("$out/plain-s$seed"); done
+for method in "${methods[@]}"; do
+  for seed in "${seeds[@]}"; do
+    train "$method-s$seed" "wikitext2-7m-$method" "$seed" optim.lr="$best"
+    names+=("$out/$method-s$seed")
+  done
+  spent=$(value "$method-s${seeds[0]}" flops)
+  cut=$(awk "BEGIN { print int($steps * $spent / $whole + 0.5) }")
+  for seed in "${seeds[@]}"; do
+    train "cut-$method-s$seed" wikitext2-7m "$seed" optim.lr="$best" duration="${cut}st"
+    names+=("$out/cut-$method-s$seed")
+  done
+done
+"$programs/compare" "${names[@]}" --baseline "$out/plain-s${seeds[0]}" --out "$out/report.html" \
+  --title "Four methods on WikiText-2"
