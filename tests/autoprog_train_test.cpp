@@ -214,6 +214,13 @@ TEST_CASE("kill -9 at any moment: by schedule and by search") {
   check_kill_and_resume(automatic(), 12);
 }
 
+TEST_CASE("kill -9 at any moment: modules of incubation that grow, with a search, between fixed blocks") {
+  const Json growing = {{"name", "autoprog"}, {"stages", 2}, {"moments", "map"}, {"search", {{"duration", "0.25run"}}}};
+  check_kill_and_resume(
+      {{"model", {{"depth", 4}}}, {"plan", {{"name", "incubation"}, {"modules", 2}, {"modular", {{"plan", growing}}}}}},
+      13);
+}
+
 TEST_CASE("plans that cannot be are refused before any training, in --dry-run too") {
   refused(manual({{"depths", {2, 3, 2, 4}}}), {"plan.depths", "shrinks"});
   refused(manual({{"depths", {2, 3, 4, 5}}}), {"plan.depths", "5", "4"});
