@@ -51,28 +51,29 @@ inline Data draw(int count, double sigma, double flip, uint64_t seed) {
   return data;
 }
 
-// y (4, out) = x (4, in) w (in, out) + b, four samples at a time; and its gradients.
-template <class T>
-void layer(T* y, const T* x, const T* w, const T* b, int in, int out) {
-  for (int s = 0; s < 4; ++s) std::copy(b, b + out, y + s * out);
-  for (int i = 0; i < in; ++i)
+// y (4, Out) = x (4, In) w (In, Out) + b, four samples at a time; and its gradients.
+template <int In, int Out, class T>
+void layer(T* y, const T* x, const T* w, const T* b) {
+  T sum[4][Out];
+  for (auto& row : sum) std::copy(b, b + Out, row);
+  for (int i = 0; i < In; ++i)
     for (int s = 0; s < 4; ++s)
-      for (int o = 0; o < out; ++o) y[s * out + o] += x[s * in + i] * w[i * out + o];
+      for (int o = 0; o < Out; ++o) sum[s][o] += x[s * In + i] * w[i * Out + o];
+  std::copy(sum[0], sum[0] + 4 * Out, y);
 }
-template <class T>
-void layer_gradient(T* dx, T* dw, T* db, const T* dy, const T* x, const T* w, int in, int out) {
-  for (int s = 0; s < 4; ++s)
-    for (int o = 0; o < out; ++o) db[o] += dy[s * out + o];
-  for (int i = 0; i < in; ++i) {
-    for (int s = 0; s < 4; ++s)
-      for (int o = 0; o < out; ++o) dw[i * out + o] += x[s * in + i] * dy[s * out + o];
-    for (int s = 0; dx && s < 4; ++s) {
-      const T *a = dy + s * out, *b = w + i * out;
-      T sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int o = 0; o < out; ++o) sum += a[o] * b[o];
-      dx[s * in + i] = sum;
+template <int In, int Out, class T>
+void layer_gradient(T* dx, T* dw, T* db, const T* dy, const T* x, const T* w) {
+  const T *d0 = dy, *d1 = dy + Out, *d2 = dy + 2 * Out, *d3 = dy + 3 * Out;
+  for (int o = 0; o < Out; ++o) db[o] += d0[o] + d1[o] + d2[o] + d3[o];
+  for (int i = 0; i < In; ++i) {
+    const T x0 = x[i], x1 = x[In + i], x2 = x[2 * In + i], x3 = x[3 * In + i], *row = w + i * Out;
+    T *out = dw + i * Out, s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (int o = 0; o < Out; ++o) {
+      out[o] += x0 * d0[o] + x1 * d1[o] + x2 * d2[o] + x3 * d3[o];
+      s0 += d0[o] * row[o], s1 += d1[o] * row[o], s2 += d2[o] * row[o], s3 += d3[o] * row[o];
     }
+    if (dx) dx[i] = s0, dx[In + i] = s1, dx[2 * In + i] = s2, dx[3 * In + i] = s3;
   }
 }
 
@@ -85,11 +86,11 @@ double loss(const T* w, T* g, const Data& data, const int* samples, int count, i
   for (int first = 0; first < count; first += 4) {
     for (int s = 0; s < 4; ++s)
       std::copy_n(data.x.data() + static_cast<ptrdiff_t>(samples[first + s]) * kIn, kIn, x.data() + s * kIn);
-    layer(h1.data(), x.data(), w + kW1, w + kB1, kIn, kHidden);
+    layer<kIn, kHidden>(h1.data(), x.data(), w + kW1, w + kB1);
     for (T& h : h1) h = std::max(h, T(0));
-    layer(h2.data(), h1.data(), w + kW2, w + kB2, kHidden, kHidden);
+    layer<kHidden, kHidden>(h2.data(), h1.data(), w + kW2, w + kB2);
     for (T& h : h2) h = std::max(h, T(0));
-    layer(z.data(), h2.data(), w + kW3, w + kB3, kHidden, kClasses);
+    layer<kHidden, kClasses>(z.data(), h2.data(), w + kW3, w + kB3);
     for (int s = 0; s < 4; ++s) {
       T* row = z.data() + s * kClasses;
       const int y = data.y[static_cast<size_t>(samples[first + s])];
@@ -102,11 +103,11 @@ double loss(const T* w, T* g, const Data& data, const int* samples, int count, i
         row[c] = (std::exp(row[c] - top) / sum - static_cast<T>(c == y)) / static_cast<T>(count);
     }
     if (!g) continue;
-    layer_gradient(d2.data(), g + kW3, g + kB3, z.data(), h2.data(), w + kW3, kHidden, kClasses);
+    layer_gradient<kHidden, kClasses>(d2.data(), g + kW3, g + kB3, z.data(), h2.data(), w + kW3);
     for (size_t k = 0; k < d2.size(); ++k) d2[k] = h2[k] > 0 ? d2[k] : 0;
-    layer_gradient(d1.data(), g + kW2, g + kB2, d2.data(), h1.data(), w + kW2, kHidden, kHidden);
+    layer_gradient<kHidden, kHidden>(d1.data(), g + kW2, g + kB2, d2.data(), h1.data(), w + kW2);
     for (size_t k = 0; k < d1.size(); ++k) d1[k] = h1[k] > 0 ? d1[k] : 0;
-    layer_gradient<T>(nullptr, g + kW1, g + kB1, d1.data(), x.data(), w + kW1, kIn, kHidden);
+    layer_gradient<kIn, kHidden, T>(nullptr, g + kW1, g + kB1, d1.data(), x.data(), w + kW1);
   }
   return total / count;
 }

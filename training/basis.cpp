@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kTile = 4096;           // elements; a multiple of the quantisation group
 constexpr size_t kChunk = 16;             // tiles whose products are summed by one thread
+constexpr size_t kWakeUp = 1 << 8;        // tile rows; below, a team of threads does not pay
 constexpr double kDependent = 1e-6;       // of |mean|: rounding of the snapshots makes directions of 1e-7
 constexpr double kNoRow = 1e-7;           // of |mean|
 constexpr double kNearlyDependent = 1e3;  // condition above which a second correction is made: 1e-16 cond^2 = 1e-10
@@ -320,7 +321,7 @@ std::vector<double> Basis::project(const float* g) const {
   for (const Block& block : block_)
     for (size_t t = block.first; t < block.last; t += kChunk) chunks.emplace_back(t, std::min(block.last, t + kChunk));
   std::vector<double> parts(chunks.size() * r, 0.0);
-#pragma omp parallel for num_threads(cpu_context().threads) schedule(dynamic)
+#pragma omp parallel for num_threads(cpu_context().threads) schedule(dynamic) if (tiles_.size() * r > kWakeUp)
   for (size_t c = 0; c < chunks.size(); ++c) {
     for (size_t t = chunks[c].first; t < chunks[c].second; ++t) {
       const Tile& tile = tiles_[t];
@@ -344,7 +345,7 @@ void Basis::expand(float* out, const float* start, std::span<const double> chang
   check(change.size() == static_cast<size_t>(size()), "basis", "expected ", size(), " coefficients; got ",
         change.size());
   const auto r = static_cast<size_t>(rank());
-#pragma omp parallel for num_threads(cpu_context().threads) schedule(dynamic, 4)
+#pragma omp parallel for num_threads(cpu_context().threads) schedule(dynamic, 4) if (tiles_.size() * r > kWakeUp)
   for (size_t t = 0; t < tiles_.size(); ++t) {
     const Tile& tile = tiles_[t];
     const Block& block = block_[static_cast<size_t>(tile.block)];
