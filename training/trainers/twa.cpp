@@ -30,6 +30,16 @@ fs::path checkpoint_of(const std::string& path) {
   return all.back();
 }
 
+// Sizes (whole numbers, lists) and switches of two model configs must agree; rates of dropout may differ.
+void check_same_sizes(const Json& model, const Json& wanted, const fs::path& path) {
+  for (const auto& [key, value] : wanted.items()) {
+    const bool size = value.is_number_integer() || value.is_boolean() || value.is_array();
+    check(!size || (model.contains(key) && model[key] == value), "plan", "twa: the model in ", path.string(), " has ",
+          key, " ", model.contains(key) ? model[key].dump() : "unknown", "; expected ", value.dump(),
+          ", as in the recipe");
+  }
+}
+
 // Schedules of the averaging stage, as the papers' code has them (twa spec 3.5, 4.4).
 ScheduleConfig averaging_schedule(const std::string& name, const std::string& duration) {
   ScheduleConfig s;
@@ -129,7 +139,9 @@ Twa::Twa(const Json& plan, const Stage& stage) : stage_(stage) {
   for (const std::string& path : config_.models) {
     models_.push_back(checkpoint_of(path));
     const Json state = read_checkpoint_state(models_.back());
-    check(state.contains("spent"), "checkpoint", models_.back().string(), ": state.json lacks \"spent\"");
+    check(state.contains("spent") && state.contains("model"), "checkpoint", models_.back().string(),
+          ": state.json lacks \"spent\" or \"model\"");
+    check_same_sizes(state["model"], stage.model, models_.back());
     Spent spent;
     from_json(spent, state["spent"], "spent", "state.json");
     spent_ += spent;
@@ -158,6 +170,7 @@ Twa::Twa(const Json& plan, const Stage& stage) : stage_(stage) {
   a.duration = share_of(a.duration, stage.duration, "plan.average.duration");
   check(c != "trained" || parse_duration(a.duration, "plan.average.duration").value > 0, "plan",
         "twa: plan.average.duration is 0; expected at least a step, or plan.average.coefficients=uniform");
+  a.ema = share_of(a.ema, stage.duration, "plan.average.ema");
   average_schedule_ = averaging_schedule(*a.schedule, a.duration);
   optim_.name = *a.optimizer;
   optim_.lr = *a.lr;
@@ -193,7 +206,7 @@ Part Twa::collecting() const {
   stage.schedule_to = stage_.schedule_from + (stage_.schedule_to - stage_.schedule_from) * config_.collect.schedule_to;
   stage.collect = Collect{config_.snapshots, config_.from, config_.include_start};
   stage.keep = false;
-  if (config_.average.coefficients == "ema") stage.averages[kEma] = config_.average.ema;
+  if (config_.average.coefficients == "ema") stage.average_times[kEma] = config_.average.ema;
   return part;
 }
 

@@ -30,7 +30,8 @@ struct TwaAverage {
   std::optional<std::string> optimizer, schedule, data, blocks;
   std::optional<double> lr, weight_decay;
   std::string precision = "f32", start = "mean";
-  double clip = 0, ema = 0.998;
+  std::string ema = "0.05run";
+  double clip = 0;
 
   template <class V>
   void fields(V& v) {
@@ -49,7 +50,7 @@ struct TwaAverage {
     v("precision", precision, "of the stored basis", one_of("f32", "bf16", "q8", "q4", "q2", "q1"));
     v("start", start, "weights that training begins from: mean, last, or the number of a snapshot from 0");
     v("clip", clip, "largest norm of the whole gradient before it is projected; 0: no clipping", at_least(0));
-    v("ema", ema, "coefficients ema: decay of the average over the collecting stage", above(0), at_most(0.9999999));
+    v("ema", ema, "coefficients ema: time constant of the average over the collecting stage, a duration");
   }
 };
 
