@@ -305,7 +305,9 @@ double formula(const Json& model, double tokens) {
 }  // namespace
 
 TEST_CASE("a tiny run: cost by the formula and as predicted, schedules, sizes, events") {
-  const Run t(tiny_cycle({{"levels", 3}, {"warm", "0.1run"}}));
+  Json recipe = tiny_cycle({{"levels", 3}, {"warm", "0.1run"}});
+  recipe["eval"]["every"] = "0.5run";  // of the whole: 30 steps
+  const Run t(recipe);
   const RunResult dry = run(train_command(t.folder, "out", "--dry-run --json"));
   CAPTURE(dry.err);
   REQUIRE(dry.exit_code == 0);
@@ -320,6 +322,8 @@ TEST_CASE("a tiny run: cost by the formula and as predicted, schedules, sizes, e
   CHECK(predicted["stages"].size() == 5);
 
   std::vector<Json> starts, ends, growths, first_evals;
+  CHECK(std::count_if(events.begin(), events.end(), [](const Json& e) { return e["event"] == "eval"; }) ==
+        4 + 5 + 1);  // after each change, at each end, and at step 30 of the last stage
   for (const Json& e : events) {
     if (e["event"] == "stage_start") starts.push_back(e);
     if (e["event"] == "stage_end") ends.push_back(e);

@@ -204,8 +204,10 @@ void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoi
 
 Outcome Loop::run_stage(const Stage& stage) {
   const Recipe& recipe = settings_.recipe;
-  const int64_t eval_every = to_steps(recipe.eval.every, clock_, "eval.every");
-  const int64_t save_every = to_steps(recipe.checkpoint.every, clock_, "checkpoint.every");
+  Clock clock = clock_;
+  if (!stage.whole.empty()) clock.run_steps = std::max<int64_t>(1, to_steps(stage.whole, clock_, "duration"));
+  const int64_t eval_every = to_steps(recipe.eval.every, clock, "eval.every");
+  const int64_t save_every = to_steps(recipe.checkpoint.every, clock, "checkpoint.every");
   const auto process_begin = std::chrono::steady_clock::now();
   int64_t& at = view_.state.stage_step;
   while (at < view_.stage_steps) {

@@ -100,7 +100,7 @@ Stage stage_of(const Recipe& recipe, std::string name) {
   stage.batch = recipe.batch;
   stage.optim = recipe.optim;
   stage.schedule = recipe.schedule;
-  stage.duration = recipe.duration;
+  stage.duration = stage.whole = recipe.duration;
   stage.base_seed = recipe.seed;
   stage.initialise = begin_at_random;
   stage.initialised_at_random = true;

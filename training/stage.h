@@ -133,6 +133,9 @@ struct Stage {
   // rate as it was.
   double schedule_from = 0, schedule_to = 1;
   std::string duration;  // st, ep or tok; 0st: the stage sets weights, evaluates and counts as one step
+  // Length of the whole training that it is a part of: what shares in eval.every and checkpoint.every are of. Empty:
+  // its own.
+  std::string whole;
   // Random numbers (data order, dropout, sampling) begin anew from this seed; nothing: they go on in the run's stream.
   std::optional<int64_t> seed;
   int64_t base_seed = 1;                   // of the run: what methods derive seeds of their parts from
