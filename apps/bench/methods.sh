@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The four methods against plain training on WikiText-2, and the table of the README, in one command:
 #   bash apps/bench/methods.sh DATA OUT [SEED ...]       DATA made by `prepare`; seeds 1 and 2 by default
-# Runs that are finished are skipped, begun ones are continued. ACCRETE_BUILD names another build folder than build/.
+# Runs that are finished are skipped, begun ones are continued. ACCRETE_BUILD names another build folder than build/,
+# METHODS="twa vcycle" a part of the table, THREADS the threads of a run.
 #
 #   lr-*        plain training at three learning rates, first seed: the baseline's own choice
 #   plain-sN    the baseline with the best of them
-#   METHOD-sN   vcycle, incubation, autoprog, twa
-#   cut-METHOD-sN   the decisive control: plain training cut to what the method spent, its schedule fully decayed
+#   METHOD-sN   vcycle, incubation, autoprog (by schedule), autoprog-search, twa
+#   cut-STEPS-sN   the decisive control: plain training cut to what the methods spent, its schedule fully decayed
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | sed 's/^# //'; exit 1; }
 source_dir=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -16,7 +17,7 @@ data=$(realpath "$1") out=$(realpath -m "$2")
 shift 2
 seeds=("${@:-1}")
 [ $# -gt 0 ] || seeds=(1 2)
-methods=(${METHODS:-vcycle incubation autoprog twa})
+methods=(${METHODS-vcycle incubation autoprog autoprog-search twa})
 rates=(1e-3 2e-3 4e-3)
 mkdir -p "$out"
 
@@ -31,7 +32,8 @@ train() {
   local resume=""
   [ -f "$out/$name/config.json" ] && resume=--resume
   echo "== $name"
-  "$programs/train_gpt" --recipe "$recipes/$recipe.json" data.path="$data" "$@" --seed "$seed" --out "$out/$name" $resume
+  "$programs/train_gpt" --recipe "$recipes/$recipe.json" data.path="$data" "$@" --seed "$seed" --out "$out/$name" \
+    ${THREADS:+--threads $THREADS} $resume
 }
 
 for rate in "${rates[@]}"; do train "lr-$rate" wikitext2-7m "${seeds[0]}" optim.lr="$rate"; done
@@ -48,11 +50,12 @@ for method in "${methods[@]}"; do
     train "$method-s$seed" "wikitext2-7m-$method" "$seed" optim.lr="$best"
     names+=("$out/$method-s$seed")
   done
+  # The control's length: a multiple of 1/25 of the training, so that methods of about the same cost share it.
   spent=$(value "$method-s${seeds[0]}" flops)
-  cut=$(awk "BEGIN { print int($steps * $spent / $whole + 0.5) }")
+  cut=$(awk "BEGIN { unit = $steps / 25; print int(int($steps * $spent / $whole / unit + 0.5) * unit + 0.5) }")
   for seed in "${seeds[@]}"; do
-    train "cut-$method-s$seed" wikitext2-7m "$seed" optim.lr="$best" duration="${cut}st"
-    names+=("$out/cut-$method-s$seed")
+    train "cut-$cut-s$seed" wikitext2-7m "$seed" optim.lr="$best" duration="${cut}st"
+    [[ " ${names[*]} " == *"/cut-$cut-s$seed "* ]] || names+=("$out/cut-$cut-s$seed")
   done
 done
 "$programs/compare" "${names[@]}" --baseline "$out/plain-s${seeds[0]}" --out "$out/report.html" \
