@@ -22,7 +22,7 @@ namespace accrete {
 
 struct AutoprogSearch {
   std::string duration = "0.02run";
-  int64_t batches = 8;
+  int64_t batches = 4;
   int64_t scorings = 4;
   std::string cost = "flops";
   std::optional<double> w;
@@ -60,7 +60,7 @@ struct AutoprogConfig {
   int64_t length_multiple = 64;
   std::string grow = "mogrow";
   std::string map = "top";
-  std::string moments = "reset";
+  std::string moments = "map";
   std::string ema_grow = "0.02run";
   std::map<std::string, double> regularisation;
   std::map<std::string, std::vector<double>> regularisation_lists;
