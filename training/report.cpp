@@ -40,9 +40,10 @@ constexpr Known kCharts[] = {{"loss", "Loss", ""},
                              {"memory", "Memory", "bytes"},
                              {"data_wait", "Waiting for data", "seconds"}};
 
-// Keys that are no curve: what stands on the axes, and the cost of evaluations.
+// Keys that are no curve: what stands on the axes, the cost of evaluations, and what only a test asks for.
 bool is_axis(const std::string& key) {
-  return key == "eval_flops" || std::ranges::any_of(kAxes, [&](const Axis& axis) { return key == axis.key; });
+  return key == "eval_flops" || key == "allocations" ||
+         std::ranges::any_of(kAxes, [&](const Axis& axis) { return key == axis.key; });
 }
 
 // Six significant digits: what a curve can show, in a third of the bytes.
