@@ -52,7 +52,8 @@ struct Trainer {
   std::unique_ptr<ParamStore> store = toy::make_store();
   std::unique_ptr<Subspace> stepper;
 
-  Trainer(const SnapshotFiles& files, const OptimConfig& optim, const Vec& alpha, const BasisConfig& rows = {}) {
+  Trainer(const SnapshotFiles& files, const OptimConfig& optim, const Vec& alpha, const BasisConfig& rows = {},
+          double reach = 0) {
     const int n = files.count();
     Vec sum(toy::kCount, 0.0);
     std::vector<float> w(toy::kCount);
@@ -62,7 +63,7 @@ struct Trainer {
       for (size_t k = 0; k < sum.size(); ++k) sum[k] += alpha[static_cast<size_t>(i)] * static_cast<double>(w[k]);
     }
     std::copy(sum.begin(), sum.end(), values());
-    stepper = std::make_unique<Subspace>(optim, *store, Basis(files, rows, folder.path()), alpha);
+    stepper = std::make_unique<Subspace>(optim, *store, Basis(files, rows, folder.path()), alpha, reach);
   }
   float* values() const { return store->values().ptr<float>(); }
   Vec weights() const { return {values(), values() + toy::kCount}; }
@@ -308,6 +309,44 @@ TEST_CASE("continued from its numbers: the same bits; clipping before the projec
   for (size_t i = 0; i < x0.size(); ++i)
     CHECK(b.stepper->coefficients()[i] - x0[i] ==
           doctest::Approx((a.stepper->coefficients()[i] - x0[i]) * 0.01 / norm).epsilon(1e-4));
+}
+
+TEST_CASE("reach: a good rate does not notice it, a senseless one stays finite") {
+  const SnapshotFiles files = noisy().snapshots();
+  const int n = files.count();
+  const auto order = toy::shuffled(noisy_data().count(), 10);
+  // The spread, by plain loops.
+  std::vector<Vec> w;
+  Vec mean(toy::kCount, 0.0);
+  for (int i = 0; i < n; ++i) {
+    std::vector<float> x(toy::kCount);
+    files.read(i, 0, toy::kCount, x.data());
+    w.emplace_back(x.begin(), x.end());
+    for (size_t k = 0; k < mean.size(); ++k) mean[k] += w.back()[k] / n;
+  }
+  double spread2 = 0;
+  for (const Vec& x : w)
+    for (size_t k = 0; k < mean.size(); ++k) spread2 += (x[k] - mean[k]) * (x[k] - mean[k]) / n;
+  const auto run = [&](double lr, double reach, bool center) {
+    Trainer t(files, sgd(), uniform(n), {.center = center}, reach);
+    CHECK(t.stepper->basis().report().spread == doctest::Approx(std::sqrt(spread2)).epsilon(1e-6));
+    Vec before = t.stepper->coefficients();
+    for (int s = 0; s < 40; ++s) {
+      t.step(noisy_data(), order.data() + s * toy::kBatch, lr);
+      const Vec now = t.stepper->coefficients();
+      double length2 = 0;
+      for (size_t i = 0; i < now.size(); ++i) length2 += (now[i] - before[i]) * (now[i] - before[i]);
+      if (reach > 0) CHECK(std::sqrt(length2) <= reach * std::sqrt(spread2) * (1 + 1e-6));
+      before = now;
+    }
+    return std::pair(t.weights(), t.stepper->numbers().at("limited")[0]);
+  };
+  const auto free = run(0.1, 0, false), held = run(0.1, 0.2, false);
+  CHECK(held.second == 0);
+  CHECK(held.first == free.first);
+  const auto wild = run(1e4, 0.2, true);
+  CHECK(wild.second > 0);
+  for (const double x : wild.first) REQUIRE(std::isfinite(x));
 }
 
 TEST_CASE("adamw on coefficients: ten steps by the formula") {

@@ -83,7 +83,7 @@ std::vector<float> weights(const fs::path& file) {
 }  // namespace
 
 TEST_CASE("every average: what it is made of, what it reports, what it costs") {
-  const World w;
+  const World w(Json{{"checkpoint", {{"keep_last", 100}}}});
   const std::vector<std::pair<std::string, Json>> plans = {
       {"iclr", plan_of()},
       {"cgs2", plan_of({{"basis", "cgs2"}, {"average", {{"precision", "q8"}}}})},

@@ -89,6 +89,9 @@ class Basis::Builder {
     std::filesystem::remove_all(folder / "rows", ignored);
     for (const Block& block : b_.block_) b_.report_.rank = std::max(b_.report_.rank, block.rank);
     const std::vector<double> values = eigen(total_, n_).values;
+    double trace = 0;
+    for (int i = 0; i < n_; ++i) trace += total_[at(i, i, n_)];
+    b_.report_.spread = std::sqrt(std::max(0.0, trace / n_ - (b_.config_.center ? 0 : total_mean2_)));
     double smallest = std::sqrt(values.empty() ? 0 : std::max(0.0, values[0]));
     const double largest = smallest, floor = kDependent * std::sqrt(total_mean2_);
     for (const double value : values)

@@ -71,6 +71,7 @@ struct BasisConfig {
 
 struct BasisReport {
   int rank = 0;                    // of all blocks the largest
+  double spread = 0;               // root mean square distance of the snapshots from their mean
   double cond = 0;                 // of the snapshots (centred where the basis is): largest / smallest kept
   double orthogonality_error = 0;  // max |P^T P - I| over the blocks, of the rows before they are rounded; unit: 0
   double lambda_max = 0;           // largest eigenvalue of P^T P; unit: 0

@@ -7,8 +7,13 @@
 
 namespace accrete {
 
-Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha)
-    : config_(config), store_(store), basis_(std::move(basis)), begin_(basis_.coefficients_of(alpha)) {
+Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha,
+                   double reach)
+    : config_(config),
+      store_(store),
+      basis_(std::move(basis)),
+      begin_(basis_.coefficients_of(alpha)),
+      longest_(reach * basis_.report().spread) {
   check(config.name == "sgd" || config.name == "adamw", "subspace", "coefficients are stepped by sgd or adamw; got ",
         config.name);
   if (!store.grads().defined()) store.zero_grads();
@@ -18,6 +23,7 @@ Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, st
   for (const char* moment : {"momentum", "m", "v"})
     if ((config.name == "sgd") == (moment == std::string("momentum"))) numbers_[moment].assign(begin_.size(), 0.0);
   numbers_["count"] = {0};
+  numbers_["limited"] = {0};
   norm2_ = Tensor::zeros(Shape{1}, DType::f32, store.device());
   factor_ = Tensor::from(std::vector<float>{1.0f}, Shape{1}, store.device());
 }
@@ -38,8 +44,16 @@ void Subspace::step(double lr, const BlockSet& skip) {
   const double t = ++numbers_.at("count")[0];
   if (config_.name == "sgd") {
     std::vector<double>& m = numbers_.at("momentum");
+    double length = 0;
     for (size_t i = 0; i < x.size(); ++i) {
       m[i] = config_.momentum * m[i] + (clip * g[i] + config_.weight_decay * x[i]);
+      length += lr * m[i] * lr * m[i];
+    }
+    length = std::sqrt(length);
+    const bool limited = longest_ > 0 && length > longest_;
+    numbers_.at("limited")[0] += limited;
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (limited) m[i] *= longest_ / length;
       x[i] -= lr * m[i];
     }
   } else {
@@ -91,7 +105,8 @@ Json Subspace::findings() const {
               {"alpha_sum", sum / blocks},
               {"alpha_l1", size / blocks},
               {"moved", length > 0 ? std::sqrt(moved / length) : 0},
-              {"furthest", furthest}};
+              {"furthest", furthest},
+              {"limited", numbers_.at("limited")[0]}};
 }
 
 }  // namespace accrete

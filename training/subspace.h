@@ -4,6 +4,9 @@
 //   sgd     m = momentum m + (P^T g + weight_decay x);  x -= lr m
 //   adamw   Loshchilov & Hutter on x
 //
+// A rate that is too large for the problem makes sgd diverge; so that it does not, a step of sgd goes at most `reach`
+// of the snapshots' spread (BasisReport), its momentum scaled along. Good rates never come there.
+//
 // Coefficients and their optimizer's state are f64. With x = x0 the weights are w0 bit for bit, whatever the precision
 // of P.
 #pragma once
@@ -17,19 +20,20 @@ namespace accrete {
 class Subspace : public Stepper {
  public:
   // The store holds w0, the weights sum_i alpha_i w_i of the basis' snapshots. Of `config` count name, weight_decay,
-  // momentum, beta1, beta2, eps and clip (of the whole gradient, before it is projected).
-  Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha);
+  // momentum, beta1, beta2, eps and clip (of the whole gradient, before it is projected). reach 0: no limit.
+  Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha, double reach = 0);
 
   float gradient_norm() override;
   using Stepper::step;
   void step(double lr, const BlockSet& skip) override;
 
-  // "start": w0. Numbers: "coefficients", the optimizer's moments, "count" of steps.
+  // "start": w0. Numbers: "coefficients", the optimizer's moments, "count" of steps and "limited", those that
+  // reach cut short.
   const std::map<std::string, Tensor>& state() const override { return state_; }
   std::map<std::string, std::vector<double>> numbers() const override { return numbers_; }
   void set_numbers(const std::map<std::string, std::vector<double>>& numbers) override;
   // Averaging shares of the snapshots over all blocks (smallest, largest, mean of the blocks' sums and of their sums of
-  // absolute values), |w - w0| / |w0|, largest |x - x0|.
+  // absolute values), |w - w0| / |w0|, largest |x - x0|, "limited".
   Json findings() const override;
 
   const Basis& basis() const { return basis_; }
@@ -40,6 +44,7 @@ class Subspace : public Stepper {
   ParamStore& store_;
   Basis basis_;
   std::vector<double> begin_;  // x0
+  double longest_ = 0;         // step of sgd; 0: no limit
   std::map<std::string, std::vector<double>> numbers_;
   std::map<std::string, Tensor> state_;
   Tensor norm2_, factor_;

@@ -114,7 +114,7 @@ Twa::Twa(const Json& plan, const Stage& stage) : stage_(stage) {
   follow(config_.center, !iclr);
   follow(config_.basis, iclr ? "orthonormal" : "unit");
   follow(a.optimizer, iclr ? "sgd" : "adamw");
-  follow(a.lr, iclr ? 0.1 : 1e-3);
+  follow(a.lr, iclr ? 30.0 : 0.03);
   follow(a.weight_decay, iclr ? 1e-5 : 0.0);
   follow(a.schedule, iclr ? "step" : "cosine");
   follow(a.data, iclr ? "train" : "held_out");
@@ -265,19 +265,20 @@ void Twa::average_trained(Stage& stage, const Files& files) const {
     set_values(start, host);
   };
   const BasisConfig rows{*config_.center, *config_.basis, *config_.average.blocks, config_.average.precision};
-  stage.stepper = [files, rows, optim = optim_, begin = begin_](StageStart& start) {
+  stage.stepper = [files, rows, optim = optim_, begin = begin_, reach = config_.average.reach](StageStart& start) {
     Basis basis(open_all(start, files(start)), rows, start.folder);
     const BasisReport& r = basis.report();
     start.note(Json{{"event", "basis"},
                     {"snapshots", basis.snapshots()},
                     {"rank", r.rank},
                     {"blocks", basis.blocks()},
+                    {"spread", r.spread},
                     {"cond", r.cond},
                     {"orthogonality_error", r.orthogonality_error},
                     {"lambda_max", r.lambda_max},
                     {"cosine", r.cosine},
                     {"bytes", r.bytes}});
-    return std::make_unique<Subspace>(optim, start.store, std::move(basis), begin);
+    return std::make_unique<Subspace>(optim, start.store, std::move(basis), begin, reach);
   };
   // Gram matrix n^2, rows and their check n^2 each (twice where a correction is needed); unit rows: 4 n.
   const auto n = static_cast<double>(count_);

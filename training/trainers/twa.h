@@ -31,7 +31,7 @@ struct TwaAverage {
   std::optional<double> lr, weight_decay;
   std::string precision = "f32", start = "mean";
   std::string ema = "0.05run";
-  double clip = 0;
+  double clip = 0, reach = 0.2;
 
   template <class V>
   void fields(V& v) {
@@ -39,7 +39,7 @@ struct TwaAverage {
     v("coefficients", coefficients,
       "trained; or a fixed average, which takes no steps: uniform (SWA), last:K (LAWA), ema, greedy (soup)");
     v("optimizer", optimizer, "of the coefficients: sgd (iclr) or adamw (journal)");
-    v("lr", lr, "of the coefficients; 0.1 (iclr), 1e-3 (journal)");
+    v("lr", lr, "of the coefficients; 30 (iclr), 0.03 (journal)");
     v("weight_decay", weight_decay, "on the coefficients; 1e-5 (iclr), 0 (journal)");
     v("schedule", schedule,
       "constant, linear (to 0), step (a tenth after half, again after three quarters; iclr), or cosine (a fifth of "
@@ -50,6 +50,10 @@ struct TwaAverage {
     v("precision", precision, "of the stored basis", one_of("f32", "bf16", "q8", "q4", "q2", "q1"));
     v("start", start, "weights that training begins from: mean, last, or the number of a snapshot from 0");
     v("clip", clip, "largest norm of the whole gradient before it is projected; 0: no clipping", at_least(0));
+    v("reach", reach,
+      "a step of sgd goes at most this share of the snapshots' distance from their mean, whatever the rate; 0: no "
+      "limit",
+      at_least(0));
     v("ema", ema, "coefficients ema: time constant of the average over the collecting stage, a duration");
   }
 };
