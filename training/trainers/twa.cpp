@@ -114,7 +114,7 @@ Twa::Twa(const Json& plan, const Stage& stage) : stage_(stage) {
   follow(config_.center, !iclr);
   follow(config_.basis, iclr ? "orthonormal" : "unit");
   follow(a.optimizer, iclr ? "sgd" : "adamw");
-  follow(a.lr, iclr ? 30.0 : 0.03);
+  follow(a.lr, iclr ? 200.0 : 0.03);
   follow(a.weight_decay, iclr ? 1e-5 : 0.0);
   follow(a.schedule, iclr ? "step" : "cosine");
   follow(a.data, iclr ? "train" : "held_out");

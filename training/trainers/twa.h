@@ -26,7 +26,7 @@ struct TwaCollect {
 
 // Fields without a value follow plan.variant.
 struct TwaAverage {
-  std::string duration = "0.05run", coefficients = "trained";
+  std::string duration = "0.03run", coefficients = "trained";
   std::optional<std::string> optimizer, schedule, data, blocks;
   std::optional<double> lr, weight_decay;
   std::string precision = "f32", start = "mean";
@@ -39,7 +39,7 @@ struct TwaAverage {
     v("coefficients", coefficients,
       "trained; or a fixed average, which takes no steps: uniform (SWA), last:K (LAWA), ema, greedy (soup)");
     v("optimizer", optimizer, "of the coefficients: sgd (iclr) or adamw (journal)");
-    v("lr", lr, "of the coefficients; 30 (iclr), 0.03 (journal)");
+    v("lr", lr, "of the coefficients; 200 (iclr), 0.03 (journal)");
     v("weight_decay", weight_decay, "on the coefficients; 1e-5 (iclr), 0 (journal)");
     v("schedule", schedule,
       "constant, linear (to 0), step (a tenth after half, again after three quarters; iclr), or cosine (a fifth of "
