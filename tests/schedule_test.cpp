@@ -95,3 +95,24 @@ TEST_CASE("schedules that do not fit are refused") {
   wsd.decay = "0.6run";
   CHECK_THROWS_WITH_AS(Schedule(wsd, Clock{.run_steps = 100}), doctest::Contains("schedule.decay"), Error);
 }
+
+TEST_CASE("schedules of weight averaging: the rates of the papers' code at the first, last and turning steps") {
+  const Clock clock{.steps_per_epoch = 100, .tokens_per_step = 1000, .run_steps = 1000};
+  ScheduleConfig c;  // a fifth of warm-up to the peak, then cosine to 0
+  c.warmup = "0.2run";
+  c.warmup_to_peak = true;
+  c.final_factor = 0;
+  const Schedule cosine(c, clock);
+  CHECK(cosine.factor(0) == doctest::Approx(1.0 / 200));
+  CHECK(cosine.factor(199) == 1.0);
+  CHECK(cosine.factor(200) == 1.0);
+  CHECK(cosine.factor(999) == doctest::Approx(0.5 * (1 + std::cos(3.14159265358979 * 799 / 800))).epsilon(1e-9));
+  CHECK(make("linear", 1000, "0st", 0).factor(0) == 1.0);
+  CHECK(make("linear", 1000, "0st", 0).factor(999) == doctest::Approx(1.0 / 1000));
+  ScheduleConfig step;  // ten epochs: cut at the fifth and the eighth
+  step.name = "step";
+  step.milestones = {"5ep", "8ep"};
+  const Schedule s(step, clock);
+  for (const auto& [at, factor] : {std::pair{0, 1.0}, {499, 1.0}, {500, 0.1}, {799, 0.1}, {800, 0.01}, {999, 0.01}})
+    CHECK(s.factor(at) == doctest::Approx(factor));
+}

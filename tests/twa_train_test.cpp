@@ -257,3 +257,28 @@ TEST_CASE("impossible plans: one sentence, also in --dry-run") {
   w.refused(w.with(plan_of({{"collect", {{"plan", {{"name", "vcicle"}}}}}})), "unknown plan \"vcicle\"");
   w.refused(w.with(plan_of({{"collect", {{"schedule", {{"warmup", "41st"}}}}}})), "longer than the stage");
 }
+
+TEST_CASE("rates of the averaging stage: by epochs as in the papers' code, by shares otherwise") {
+  const World w;
+  const auto rates = [&](const std::string& out) {
+    std::vector<double> list;
+    for (const Json& e : w.events(out, "step", 1)) list.push_back(e["lr"]);
+    return list;
+  };
+  w.train("shares", w.with(plan_of({{"average", {{"duration", "20st"}, {"lr", 2}}}})));
+  const auto shares = rates("shares");
+  REQUIRE(shares.size() == 20);
+  for (const auto& [at, rate] : {std::pair{0, 2.0}, {9, 2.0}, {10, 0.2}, {14, 0.2}, {15, 0.02}, {19, 0.02}})
+    CHECK(shares[static_cast<size_t>(at)] == doctest::Approx(rate));
+  // Four epochs: cut after floor(2) and floor(0.75 * 4 + 0.9).
+  w.train("epochs",
+          w.with(plan_of({{"average", {{"duration", "4ep"}, {"lr", 2}}}})) + "data.length=128 model.context=128");
+  const auto epochs = rates("epochs");
+  const size_t n = epochs.size();
+  for (const auto& [at, rate] : {std::pair{size_t{0}, 2.0}, {n / 2 - 1, 2.0}, {n / 2 + 1, 0.2}, {n - 1, 0.02}})
+    CHECK(epochs[at] == doctest::Approx(rate));
+  w.train("cosine", w.with(journal({{"duration", "20st"}})));
+  CHECK(rates("cosine")[0] == doctest::Approx(0.01 / 4));
+  CHECK(rates("cosine")[3] == doctest::Approx(0.01));
+  CHECK(rates("cosine")[4] == doctest::Approx(0.01));
+}
