@@ -416,6 +416,39 @@ TEST_CASE("ill-conditioned toy problem at the paper's rate: finite and low with 
   CHECK(after <= 0.06);
 }
 
+TEST_CASE("noisy labels: shares trained on held-out data beat the plain average, on training data they do not") {
+  const toy::Data data = toy::draw(20000, 2.2, 0.2, 4), held_out = toy::draw(1000, 2.2, 0, 5),
+                  test = toy::draw(20000, 2.2, 0, 6);
+  const toy::Run run(data, 60, 30, 0.1f);
+  const SnapshotFiles files = run.snapshots();
+  const auto accuracy = [&](const Trainer& t) {
+    int correct = 0;
+    toy::loss<float>(t.values(), nullptr, test, toy::numbers(test.count()).data(), test.count(), &correct);
+    return 100.0 * correct / test.count();
+  };
+  Trainer v(files, sgd(1e-5), uniform(files.count())), t(files, sgd(1e-5), uniform(files.count()));
+  const double before = toy::mean_loss(v.values(), held_out), swa = accuracy(v);
+  const double after = v.train(held_out, 50, 0.5, {25, 38});
+  t.train(data, 10, 0.5, {5, 8});
+  MESSAGE("held-out loss ", before, " -> ", after, "; test accuracy: SWA ", swa, ", shares trained on held-out data ",
+          accuracy(v), ", on training data ", accuracy(t));
+  CHECK(after <= 0.85 * before);
+  CHECK(accuracy(v) >= swa + 1);
+  CHECK(accuracy(t) < swa);
+}
+
+TEST_CASE("more snapshots never worsen what is optimised by more than noise") {
+  const toy::Run& run = noisy();
+  double before = 1e9;
+  for (const int n : {5, 10, 20}) {  // nested: the last n
+    const SnapshotFiles files({run.files.end() - n, run.files.end()}, toy::make_store()->entries());
+    Trainer t(files, sgd(1e-5), uniform(n));
+    const double loss = t.train(noisy_data(), 2, 1, {1});
+    CHECK(loss <= before + 0.003);
+    before = loss;
+  }
+}
+
 TEST_CASE("a small rate lowers the loss of a fixed batch at every step") {
   const SnapshotFiles files = noisy().snapshots();
   OptimConfig optim = sgd();
