@@ -26,9 +26,13 @@ struct Emu {
 
 struct Cuda {
   int device = 0;
-  void* stream = nullptr;  // cudaStream_t
-  void* blas = nullptr;    // cublasLtHandle_t
-  bool sync_each = false;  // synchronise after every launch and report errors there (--sync)
+  void* stream = nullptr;       // cudaStream_t
+  void* blas = nullptr;         // cublasLtHandle_t
+  void* workspace = nullptr;    // scratch in device memory that belongs to one launch at a time
+  int64_t workspace_bytes = 0;  // 0: kernels that want scratch do without
+  bool tf32 = false;            // f32 products may round their operands to tf32 (10 bits of mantissa)
+  bool capturing = false;       // launches are being recorded into a graph: nothing may wait or be timed
+  bool sync_each = false;       // synchronise after every launch and report errors there (--sync)
 };
 
 // Declares one kernel for every backend: KERNEL(name, parameters after the context). T is the stored number type.
