@@ -281,6 +281,7 @@ void attention_backward(const Cpu& dev, T* dq, T* dk, T* dv, float* delta, const
                                       const T*, const float*, const AttentionShape&);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

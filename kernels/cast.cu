@@ -17,12 +17,14 @@ struct AddScaled {
 
 }  // namespace
 
-void cast_to_bf16(const Gpu& ctx, bf16* y, const float* x, int64_t n) {
-  map(ctx, n, Copy{}, Out<bf16>{y}, In<float>{x});
+template <class T>
+void cast_from_f32(const Gpu& ctx, T* y, const float* x, int64_t n) {
+  map(ctx, n, Copy{}, Out<T>{y}, In<float>{x});
 }
 
-void cast_to_f32(const Gpu& ctx, float* y, const bf16* x, int64_t n) {
-  map(ctx, n, Copy{}, Out<float>{y}, In<bf16>{x});
+template <class T>
+void cast_to_f32(const Gpu& ctx, float* y, const T* x, int64_t n) {
+  map(ctx, n, Copy{}, Out<float>{y}, In<T>{x});
 }
 
 template <class T>
@@ -31,6 +33,12 @@ void accumulate(const Gpu& ctx, float* y, const T* x, float alpha, int64_t n) {
 }
 
 template void accumulate(const Gpu&, float*, const float*, float, int64_t);
-template void accumulate(const Gpu&, float*, const bf16*, float, int64_t);
+#define ACCRETE_INSTANTIATE(T)                                        \
+  template void cast_from_f32(const Gpu&, T*, const float*, int64_t); \
+  template void cast_to_f32(const Gpu&, float*, const T*, int64_t);   \
+  template void accumulate(const Gpu&, float*, const T*, float, int64_t);
+ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
+#undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

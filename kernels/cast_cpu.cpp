@@ -6,13 +6,15 @@
 
 namespace accrete::kernels {
 
-void cast_to_bf16(const Cpu& dev, bf16* y, const float* x, int64_t n) {
+template <class T>
+void cast_from_f32(const Cpu& dev, T* y, const float* x, int64_t n) {
   for_elements(dev, n, 1, [=](int64_t begin, int64_t end) {
     each(begin, end, [=]<class V>(int64_t i) { store(y + i, load<V>(x + i)); });
   });
 }
 
-void cast_to_f32(const Cpu& dev, float* y, const bf16* x, int64_t n) {
+template <class T>
+void cast_to_f32(const Cpu& dev, float* y, const T* x, int64_t n) {
   for_elements(dev, n, 1, [=](int64_t begin, int64_t end) {
     each(begin, end, [=]<class V>(int64_t i) { store(y + i, load<V>(x + i)); });
   });
@@ -25,7 +27,13 @@ void accumulate(const Cpu& dev, float* y, const T* x, float alpha, int64_t n) {
   });
 }
 
-template void accumulate<float>(const Cpu&, float*, const float*, float, int64_t);
-template void accumulate<bf16>(const Cpu&, float*, const bf16*, float, int64_t);
+template void accumulate(const Cpu&, float*, const float*, float, int64_t);
+#define ACCRETE_INSTANTIATE(T)                                        \
+  template void cast_from_f32(const Cpu&, T*, const float*, int64_t); \
+  template void cast_to_f32(const Cpu&, float*, const T*, int64_t);   \
+  template void accumulate(const Cpu&, float*, const T*, float, int64_t);
+ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
+#undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

@@ -64,6 +64,7 @@ void cross_entropy_backward(const Cpu& dev, T* dlogits, const T* logits, const f
                                           int64_t, int64_t, int64_t, float);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

@@ -92,6 +92,7 @@ void random_normal(const Gpu& ctx, T* x, int64_t n, float mean, float stddev, Ra
   template void random_normal(const Gpu&, T*, int64_t, float, float, RandomKey, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

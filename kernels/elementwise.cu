@@ -118,6 +118,7 @@ void fill(const Gpu& ctx, T* x, float value, int64_t n) {
   template void fill(const Gpu&, T*, float, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

@@ -130,6 +130,7 @@ void fill(const Cpu& dev, T* x, float value, int64_t n) {
   template void fill<T>(const Cpu&, T*, float, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

@@ -67,6 +67,7 @@ void embedding_backward(const Cpu& dev, float* d_tokens, float* d_positions, con
                                       int64_t, int64_t, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

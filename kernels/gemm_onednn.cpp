@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <type_traits>
 #include <unordered_map>
 
 #include "kernels/gemm_variants.h"
@@ -60,7 +61,8 @@ memory::desc describe(int64_t batch, int64_t rows, int64_t cols, int64_t batch_s
 
 template <class T>
 constexpr memory::data_type type_of() {
-  return sizeof(T) == sizeof(float) ? memory::data_type::f32 : memory::data_type::bf16;
+  if constexpr (std::is_same_v<T, float>) return memory::data_type::f32;
+  return std::is_same_v<T, bf16> ? memory::data_type::bf16 : memory::data_type::f16;
 }
 
 // A prepared product and the memory objects through which it is given its pointers. Empty where the library has no
@@ -154,10 +156,10 @@ void gemm(const Cpu& dev, Out* C, const T* A, const T* B, const float* bias, con
   const ThreadScope scope(dev.threads);
   Product& product = find_product<T, Out>(dev, s, bias != nullptr);
   if (!product.fast) {
-    if constexpr (sizeof(T) == sizeof(bf16)) {
-      return gemm_widened(dev, C, A, B, bias, shape);
-    } else {
+    if constexpr (std::is_same_v<T, float>) {
       return gemm_portable(dev, C, A, B, bias, shape);
+    } else {
+      return gemm_widened(dev, C, A, B, bias, shape);
     }
   }
   thread_local dnnl::stream stream(cpu_engine());
@@ -179,7 +181,9 @@ void gemm(const Cpu& dev, Out* C, const T* A, const T* B, const float* bias, con
 
 template void gemm<float, float>(const Cpu&, float*, const float*, const float*, const float*, const GemmShape&);
 template void gemm<bf16, bf16>(const Cpu&, bf16*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm<f16, f16>(const Cpu&, f16*, const f16*, const f16*, const float*, const GemmShape&);
 template void gemm<bf16, float>(const Cpu&, float*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm<f16, float>(const Cpu&, float*, const f16*, const f16*, const float*, const GemmShape&);
 
 const char* gemm_backend() { return "onednn"; }
 

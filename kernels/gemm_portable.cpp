@@ -127,7 +127,9 @@ void gemm_portable(const Cpu& dev, Out* C, const T* A, const T* B, const float* 
 template void gemm_portable<float, float>(const Cpu&, float*, const float*, const float*, const float*,
                                           const GemmShape&);
 template void gemm_portable<bf16, bf16>(const Cpu&, bf16*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm_portable<f16, f16>(const Cpu&, f16*, const f16*, const f16*, const float*, const GemmShape&);
 template void gemm_portable<bf16, float>(const Cpu&, float*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm_portable<f16, float>(const Cpu&, float*, const f16*, const f16*, const float*, const GemmShape&);
 
 #if !defined(ACCRETE_WITH_ONEDNN)
 template <class T, class Out>
@@ -136,7 +138,9 @@ void gemm(const Cpu& dev, Out* C, const T* A, const T* B, const float* bias, con
 }
 template void gemm<float, float>(const Cpu&, float*, const float*, const float*, const float*, const GemmShape&);
 template void gemm<bf16, bf16>(const Cpu&, bf16*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm<f16, f16>(const Cpu&, f16*, const f16*, const f16*, const float*, const GemmShape&);
 template void gemm<bf16, float>(const Cpu&, float*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm<f16, float>(const Cpu&, float*, const f16*, const f16*, const float*, const GemmShape&);
 
 const char* gemm_backend() { return "portable"; }
 #endif

@@ -20,8 +20,9 @@ inline GemmShape complete(GemmShape s) {
 template <class T, class Out>
 void gemm_portable(const Cpu& dev, Out* C, const T* A, const T* B, const float* bias, const GemmShape& s);
 
-// bf16 operands widened to f32, then gemm<float, float>: for processors on which the library has no bf16 product.
-template <class Out>
-void gemm_widened(const Cpu& dev, Out* C, const bf16* A, const bf16* B, const float* bias, const GemmShape& s);
+// bf16 or f16 operands widened to f32, then gemm<float, float>: for processors on which the library has no such
+// product.
+template <class T, class Out>
+void gemm_widened(const Cpu& dev, Out* C, const T* A, const T* B, const float* bias, const GemmShape& s);
 
 }  // namespace accrete::kernels

@@ -1,4 +1,4 @@
-// The bf16 product by way of f32 copies of the operands.
+// Products of bf16 and f16 by way of f32 copies of the operands.
 #include "kernels/gemm_variants.h"
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
@@ -19,8 +19,8 @@ void convert_rows(const Cpu& dev, To* y, int64_t y_stride, const From* x, int64_
 
 }  // namespace
 
-template <class Out>
-void gemm_widened(const Cpu& dev, Out* C, const bf16* A, const bf16* B, const float* bias, const GemmShape& shape) {
+template <class T, class Out>
+void gemm_widened(const Cpu& dev, Out* C, const T* A, const T* B, const float* bias, const GemmShape& shape) {
   thread_local Scratch<float> a_memory, b_memory, c_memory;
   const GemmShape s = complete(shape);
   const int64_t a_rows = s.trans_a ? s.K : s.M, a_cols = s.trans_a ? s.M : s.K;
@@ -47,7 +47,9 @@ void gemm_widened(const Cpu& dev, Out* C, const bf16* A, const bf16* B, const fl
   }
 }
 
-template void gemm_widened<bf16>(const Cpu&, bf16*, const bf16*, const bf16*, const float*, const GemmShape&);
-template void gemm_widened<float>(const Cpu&, float*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm_widened<bf16, bf16>(const Cpu&, bf16*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm_widened<bf16, float>(const Cpu&, float*, const bf16*, const bf16*, const float*, const GemmShape&);
+template void gemm_widened<f16, f16>(const Cpu&, f16*, const f16*, const f16*, const float*, const GemmShape&);
+template void gemm_widened<f16, float>(const Cpu&, float*, const f16*, const f16*, const float*, const GemmShape&);
 
 }  // namespace accrete::kernels

@@ -169,6 +169,7 @@ void layernorm_backward(const Gpu& ctx, T* dx, float* dgamma, float* dbeta, cons
                                    const float*, const float*, int64_t, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

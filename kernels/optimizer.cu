@@ -120,10 +120,11 @@ struct ClipFactor {
 
 }  // namespace
 
-void adamw_step(const Gpu& ctx, float* p, bf16* copy, float* m, float* v, const float* g, const float* grad_scale,
+template <class T>
+void adamw_step(const Gpu& ctx, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
                 int64_t n, const AdamWSettings& s) {
   map(ctx, n, AdamW{AdamDirection(s, grad_scale), s.lr, s.weight_decay, s.bias_correction}, InOut<float>{p},
-      Out<bf16>{copy}, InOut<float>{m}, InOut<float>{v}, In<float>{g});
+      Out<T>{copy}, InOut<float>{m}, InOut<float>{v}, In<float>{g});
 }
 
 void lamb_direction(const Gpu& ctx, float* u, float* m, float* v, const float* p, const float* g,
@@ -132,20 +133,23 @@ void lamb_direction(const Gpu& ctx, float* u, float* m, float* v, const float* p
       InOut<float>{v}, In<float>{p}, In<float>{g});
 }
 
-void lamb_apply(const Gpu& ctx, float* p, bf16* copy, const float* u, const float* p_norm2, const float* u_norm2,
-                float lr, bool adapt, int64_t n) {
-  map(ctx, n, LambApply{p_norm2, u_norm2, lr, adapt}, InOut<float>{p}, Out<bf16>{copy}, In<float>{u});
+template <class T>
+void lamb_apply(const Gpu& ctx, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2, float lr,
+                bool adapt, int64_t n) {
+  map(ctx, n, LambApply{p_norm2, u_norm2, lr, adapt}, InOut<float>{p}, Out<T>{copy}, In<float>{u});
 }
 
-void sgd_step(const Gpu& ctx, float* p, bf16* copy, float* buf, const float* g, const float* grad_scale, int64_t n,
+template <class T>
+void sgd_step(const Gpu& ctx, float* p, T* copy, float* buf, const float* g, const float* grad_scale, int64_t n,
               float lr, float momentum, float weight_decay, bool nesterov) {
-  map(ctx, n, Sgd{grad_scale, lr, momentum, weight_decay, nesterov}, InOut<float>{p}, Out<bf16>{copy},
-      InOut<float>{buf}, In<float>{g});
+  map(ctx, n, Sgd{grad_scale, lr, momentum, weight_decay, nesterov}, InOut<float>{p}, Out<T>{copy}, InOut<float>{buf},
+      In<float>{g});
 }
 
-void lion_step(const Gpu& ctx, float* p, bf16* copy, float* m, const float* g, const float* grad_scale, int64_t n,
+template <class T>
+void lion_step(const Gpu& ctx, float* p, T* copy, float* m, const float* g, const float* grad_scale, int64_t n,
                float lr, float beta1, float beta2, float weight_decay) {
-  map(ctx, n, Lion{grad_scale, lr, beta1, beta2, weight_decay}, InOut<float>{p}, Out<bf16>{copy}, InOut<float>{m},
+  map(ctx, n, Lion{grad_scale, lr, beta1, beta2, weight_decay}, InOut<float>{p}, Out<T>{copy}, InOut<float>{m},
       In<float>{g});
 }
 
@@ -154,9 +158,10 @@ void muon_momentum(const Gpu& ctx, float* u, float* buf, const float* g, const f
   map(ctx, n, MuonMomentum{grad_scale, momentum, nesterov}, Out<float>{u}, InOut<float>{buf}, In<float>{g});
 }
 
-void decayed_axpy(const Gpu& ctx, float* p, bf16* copy, const float* u, float lr, float scale, float weight_decay,
+template <class T>
+void decayed_axpy(const Gpu& ctx, float* p, T* copy, const float* u, float lr, float scale, float weight_decay,
                   int64_t n) {
-  map(ctx, n, DecayedAxpy{1.0f - lr * weight_decay, lr * scale}, InOut<float>{p}, Out<bf16>{copy}, In<float>{u});
+  map(ctx, n, DecayedAxpy{1.0f - lr * weight_decay, lr * scale}, InOut<float>{p}, Out<T>{copy}, In<float>{u});
 }
 
 void ema_update(const Gpu& ctx, float* e, const float* p, float decay, int64_t n) {
@@ -166,5 +171,18 @@ void ema_update(const Gpu& ctx, float* e, const float* p, float decay, int64_t n
 void clip_factor(const Gpu& ctx, float* out, const float* norm2, float max_norm) {
   map(ctx, 1, ClipFactor{max_norm}, Out<float>{out}, In<float>{norm2});
 }
+
+#define ACCRETE_INSTANTIATE(T)                                                                                      \
+  template void adamw_step(const Gpu&, float*, T*, float*, float*, const float*, const float*, int64_t,             \
+                           const AdamWSettings&);                                                                   \
+  template void lamb_apply(const Gpu&, float*, T*, const float*, const float*, const float*, float, bool, int64_t); \
+  template void sgd_step(const Gpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float,  \
+                         bool);                                                                                     \
+  template void lion_step(const Gpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float, \
+                          float);                                                                                   \
+  template void decayed_axpy(const Gpu&, float*, T*, const float*, float, float, float, int64_t);
+ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
+#undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

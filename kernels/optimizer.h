@@ -1,5 +1,6 @@
 // Optimizer steps over flat f32 ranges of length n. p: master values, g: gradients, multiplied by grad_scale[0] (one
-// f32 in device memory, the clipping factor) while they are read. `copy`, where not null, receives p rounded to bf16.
+// f32 in device memory, the clipping factor) while they are read. `copy`, where not null, receives p
+// rounded to T, bf16 or f16.
 // Formulas: shared notation of the optimizer literature, t = step number from 1.
 #pragma once
 
@@ -15,28 +16,27 @@ struct AdamWSettings {
 // AdamW (Loshchilov & Hutter 2019), PyTorch's order:
 //   p *= 1 - lr*wd;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) +
 //   eps)
-ACCRETE_KERNEL_F32(adamw_step, float* p, bf16* copy, float* m, float* v, const float* g, const float* grad_scale,
-                   int64_t n, const AdamWSettings& s);
+ACCRETE_KERNEL(adamw_step, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale, int64_t n,
+               const AdamWSettings& s);
 // First half of LAMB (You et al. 2020): updates m and v, writes u = mhat / (sqrt(vhat) + eps) + wd * p.   u: (n)
 ACCRETE_KERNEL_F32(lamb_direction, float* u, float* m, float* v, const float* p, const float* g,
                    const float* grad_scale, int64_t n, const AdamWSettings& s);
 // Second half: p -= lr * trust * u, trust = |p| / |u| from the two squared norms (device memory), 1 when either is 0 or
 // when `adapt` is false.
-ACCRETE_KERNEL_F32(lamb_apply, float* p, bf16* copy, const float* u, const float* p_norm2, const float* u_norm2,
-                   float lr, bool adapt, int64_t n);
+ACCRETE_KERNEL(lamb_apply, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2, float lr,
+               bool adapt, int64_t n);
 // SGD with momentum, PyTorch's order: g += wd*p;  buf = momentum*buf + g;  p -= lr * (nesterov ? g + momentum*buf :
 // buf)
-ACCRETE_KERNEL_F32(sgd_step, float* p, bf16* copy, float* buf, const float* g, const float* grad_scale, int64_t n,
-                   float lr, float momentum, float weight_decay, bool nesterov);
+ACCRETE_KERNEL(sgd_step, float* p, T* copy, float* buf, const float* g, const float* grad_scale, int64_t n, float lr,
+               float momentum, float weight_decay, bool nesterov);
 // Lion (Chen et al. 2023): u = sign(b1 m + (1-b1) g);  m = b2 m + (1-b2) g;  p -= lr * (u + wd p)
-ACCRETE_KERNEL_F32(lion_step, float* p, bf16* copy, float* m, const float* g, const float* grad_scale, int64_t n,
-                   float lr, float beta1, float beta2, float weight_decay);
+ACCRETE_KERNEL(lion_step, float* p, T* copy, float* m, const float* g, const float* grad_scale, int64_t n, float lr,
+               float beta1, float beta2, float weight_decay);
 // Momentum half of Muon (Jordan 2024): buf = momentum*buf + g;  u = nesterov ? g + momentum*buf : buf
 ACCRETE_KERNEL_F32(muon_momentum, float* u, float* buf, const float* g, const float* grad_scale, int64_t n,
                    float momentum, bool nesterov);
-// p = p * (1 - lr*wd) - lr * scale * u, and the bf16 copy.
-ACCRETE_KERNEL_F32(decayed_axpy, float* p, bf16* copy, const float* u, float lr, float scale, float weight_decay,
-                   int64_t n);
+// p = p * (1 - lr*wd) - lr * scale * u, and the rounded copy.
+ACCRETE_KERNEL(decayed_axpy, float* p, T* copy, const float* u, float lr, float scale, float weight_decay, int64_t n);
 // e = decay * e + (1 - decay) * p   (exponential moving average; also linear interpolation)
 ACCRETE_KERNEL_F32(ema_update, float* e, const float* p, float decay, int64_t n);
 // out[0] = min(1, max_norm / (sqrt(norm2[0]) + 1e-6)): PyTorch's clipping factor; 1 when max_norm <= 0. One f32 each.

@@ -1,4 +1,4 @@
-// Optimizer steps on the CPU: one pass over the flat range at memory speed, the bf16 copy written on the way.
+// Optimizer steps on the CPU: one pass over the flat range at memory speed, the rounded copy written on the way.
 #include "kernels/optimizer.h"
 
 #include <cmath>
@@ -10,9 +10,11 @@ namespace accrete::kernels {
 
 namespace {
 
+constexpr bf16* kNoCopy = nullptr;
+
 // f<V>(i) returns the new p of elements i; both copies are stored here.
-template <class F>
-void update(const Cpu& dev, float* p, bf16* copy, int64_t n, const F& f) {
+template <class T, class F>
+void update(const Cpu& dev, float* p, T* copy, int64_t n, const F& f) {
   for_elements(dev, n, 2, [=](int64_t begin, int64_t end) {
     if (copy) {
       each(begin, end, [=]<class V>(int64_t i) {
@@ -55,7 +57,8 @@ inline Vec sign(Vec x) { return x > 0.0f ? broadcast(1.0f) : (x < 0.0f ? broadca
 
 }  // namespace
 
-void adamw_step(const Cpu& dev, float* p, bf16* copy, float* m, float* v, const float* g, const float* grad_scale,
+template <class T>
+void adamw_step(const Cpu& dev, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
                 int64_t n, const AdamWSettings& s) {
   const AdamDirection direction(m, v, g, grad_scale, s);
   const float lr = s.lr, decay = s.weight_decay;
@@ -74,17 +77,19 @@ void lamb_direction(const Cpu& dev, float* u, float* m, float* v, const float* p
                     const float* grad_scale, int64_t n, const AdamWSettings& s) {
   const AdamDirection direction(m, v, g, grad_scale, s);
   const float decay = s.weight_decay;
-  update(dev, u, nullptr, n, [=]<class V>(int64_t i) { return direction.at<V>(i) + decay * load<V>(p + i); });
+  update(dev, u, kNoCopy, n, [=]<class V>(int64_t i) { return direction.at<V>(i) + decay * load<V>(p + i); });
 }
 
-void lamb_apply(const Cpu& dev, float* p, bf16* copy, const float* u, const float* p_norm2, const float* u_norm2,
-                float lr, bool adapt, int64_t n) {
+template <class T>
+void lamb_apply(const Cpu& dev, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2, float lr,
+                bool adapt, int64_t n) {
   const bool both = p_norm2[0] > 0.0f && u_norm2[0] > 0.0f;
   const float step = lr * (adapt && both ? std::sqrt(p_norm2[0]) / std::sqrt(u_norm2[0]) : 1.0f);
   update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) - step * load<V>(u + i); });
 }
 
-void sgd_step(const Cpu& dev, float* p, bf16* copy, float* buf, const float* g, const float* grad_scale, int64_t n,
+template <class T>
+void sgd_step(const Cpu& dev, float* p, T* copy, float* buf, const float* g, const float* grad_scale, int64_t n,
               float lr, float momentum, float weight_decay, bool nesterov) {
   const float scale = grad_scale[0];
   update(dev, p, copy, n, [=]<class V>(int64_t i) {
@@ -96,7 +101,8 @@ void sgd_step(const Cpu& dev, float* p, bf16* copy, float* buf, const float* g, 
   });
 }
 
-void lion_step(const Cpu& dev, float* p, bf16* copy, float* m, const float* g, const float* grad_scale, int64_t n,
+template <class T>
+void lion_step(const Cpu& dev, float* p, T* copy, float* m, const float* g, const float* grad_scale, int64_t n,
                float lr, float beta1, float beta2, float weight_decay) {
   const float scale = grad_scale[0];
   update(dev, p, copy, n, [=]<class V>(int64_t i) {
@@ -111,7 +117,7 @@ void lion_step(const Cpu& dev, float* p, bf16* copy, float* m, const float* g, c
 void muon_momentum(const Cpu& dev, float* u, float* buf, const float* g, const float* grad_scale, int64_t n,
                    float momentum, bool nesterov) {
   const float scale = grad_scale[0];
-  update(dev, u, nullptr, n, [=]<class V>(int64_t i) {
+  update(dev, u, kNoCopy, n, [=]<class V>(int64_t i) {
     const V grad = load<V>(g + i) * scale;
     const V b = momentum * load<V>(buf + i) + grad;
     store(buf + i, b);
@@ -119,14 +125,15 @@ void muon_momentum(const Cpu& dev, float* u, float* buf, const float* g, const f
   });
 }
 
-void decayed_axpy(const Cpu& dev, float* p, bf16* copy, const float* u, float lr, float scale, float weight_decay,
+template <class T>
+void decayed_axpy(const Cpu& dev, float* p, T* copy, const float* u, float lr, float scale, float weight_decay,
                   int64_t n) {
   const float keep = 1.0f - lr * weight_decay, step = lr * scale;
   update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) * keep - step * load<V>(u + i); });
 }
 
 void ema_update(const Cpu& dev, float* e, const float* p, float decay, int64_t n) {
-  update(dev, e, nullptr, n,
+  update(dev, e, kNoCopy, n,
          [=]<class V>(int64_t i) { return decay * load<V>(e + i) + (1.0f - decay) * load<V>(p + i); });
 }
 
@@ -134,5 +141,18 @@ void clip_factor(const Cpu&, float* out, const float* norm2, float max_norm) {
   const float factor = max_norm / (std::sqrt(norm2[0]) + 1e-6f);
   out[0] = max_norm > 0.0f && !(factor >= 1.0f) ? factor : 1.0f;
 }
+
+#define ACCRETE_INSTANTIATE(T)                                                                                      \
+  template void adamw_step(const Cpu&, float*, T*, float*, float*, const float*, const float*, int64_t,             \
+                           const AdamWSettings&);                                                                   \
+  template void lamb_apply(const Cpu&, float*, T*, const float*, const float*, const float*, float, bool, int64_t); \
+  template void sgd_step(const Cpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float,  \
+                         bool);                                                                                     \
+  template void lion_step(const Cpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float, \
+                          float);                                                                                   \
+  template void decayed_axpy(const Cpu&, float*, T*, const float*, float, float, float, int64_t);
+ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
+#undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

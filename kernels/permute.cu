@@ -109,6 +109,7 @@ void copy_rows(const Gpu& ctx, T* y, int64_t y_stride, const T* x, int64_t x_str
   template void copy_rows(const Gpu&, T*, int64_t, const T*, int64_t, int64_t, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

@@ -57,6 +57,7 @@ void copy_rows(const Cpu& dev, T* y, int64_t y_stride, const T* x, int64_t x_str
   template void copy_rows<T>(const Cpu&, T*, int64_t, const T*, int64_t, int64_t, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

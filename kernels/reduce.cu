@@ -150,6 +150,7 @@ void count_nonfinite(const Gpu& ctx, float* out, const T* x, int64_t n) {
   template void count_nonfinite(const Gpu&, float*, const T*, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

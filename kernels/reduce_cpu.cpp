@@ -133,6 +133,7 @@ void count_nonfinite(const Cpu& dev, float* out, const T* x, int64_t n) {
   template void count_nonfinite<T>(const Cpu&, float*, const T*, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

@@ -33,7 +33,7 @@ typedef double DoubleVec __attribute__((vector_size(kLanes * 4)));  // kLanes / 
 typedef uint64_t WideVec __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
 
-// V x from memory, V = Vec or float; bf16 is widened.
+// V x from memory, V = Vec or float; bf16 and f16 are widened.
 template <class V>
 inline V load(const float* p) {
   V v;
@@ -57,6 +57,24 @@ inline V load(const bf16* p) {
   }
 }
 
+template <class V>
+inline V load(const f16* p) {
+  if constexpr (std::is_same_v<V, float>) {
+    return to_float(*p);
+  } else {
+#if defined(__AVX512F__)
+    const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return reinterpret_cast<Vec>(_mm512_maskz_cvtph_ps(0xffff, h));
+#elif defined(__F16C__) && defined(__AVX2__)
+    return reinterpret_cast<Vec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    float a[kLanes];
+    for (int i = 0; i < kLanes; ++i) a[i] = to_float(p[i]);
+    return load<Vec>(a);
+#endif
+  }
+}
+
 inline void store(float* p, float v) { *p = v; }
 inline void store(bf16* p, float v) { *p = from_float<bf16>(v); }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
@@ -76,6 +94,22 @@ inline void store(bf16* p, Vec v) {
   const UintVec bits = reinterpret_cast<UintVec>((u & 0x7fffffffu) > 0x7f800000u) ? ((u >> 16) | 0x40u) : rounded;
   const HalfVec h = __builtin_convertvector(bits, HalfVec);
   std::memcpy(&p->bits, &h, sizeof h);
+}
+
+// Rounds exactly as from_float<f16>.
+inline void store(f16* p, float v) { *p = from_float<f16>(v); }
+inline void store(f16* p, Vec v) {
+#if defined(__AVX512F__)
+  const __m256i h = _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(&p->bits, &h, sizeof h);
+#elif defined(__F16C__) && defined(__AVX2__)
+  const __m128i h = _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(&p->bits, &h, sizeof h);
+#else
+  float a[kLanes];
+  std::memcpy(a, &v, sizeof v);
+  for (int i = 0; i < kLanes; ++i) p[i] = from_float<f16>(a[i]);
+#endif
 }
 
 inline Vec broadcast(float x) { return x - Vec{}; }

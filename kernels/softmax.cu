@@ -88,6 +88,7 @@ void softmax_backward(const Gpu& ctx, T* dx, const T* y, const T* dy, int64_t N,
   template void softmax_backward(const Gpu&, T*, const T*, const T*, int64_t, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
+ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE
 
 }  // namespace accrete::kernels

@@ -42,7 +42,9 @@ void softmax_backward(const Cpu& dev, T* dx, const T* y, const T* dy, int64_t N,
 
 template void softmax_forward<float>(const Cpu&, float*, const float*, int64_t, int64_t, int64_t);
 template void softmax_forward<bf16>(const Cpu&, bf16*, const bf16*, int64_t, int64_t, int64_t);
+template void softmax_forward<f16>(const Cpu&, f16*, const f16*, int64_t, int64_t, int64_t);
 template void softmax_backward<float>(const Cpu&, float*, const float*, const float*, int64_t, int64_t);
 template void softmax_backward<bf16>(const Cpu&, bf16*, const bf16*, const bf16*, int64_t, int64_t);
+template void softmax_backward<f16>(const Cpu&, f16*, const f16*, const f16*, int64_t, int64_t);
 
 }  // namespace accrete::kernels

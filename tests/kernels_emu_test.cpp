@@ -146,7 +146,7 @@ TEST_CASE("casts round to nearest even and keep special values") {
       for (int offset : {0, 1}) {
         Buffer<float> wide(x, offset), back(n);
         Buffer<bf16> narrow(n, offset);
-        cast_to_bf16(ctx, narrow.p(), wide.p(), n);
+        cast_from_f32(ctx, narrow.p(), wide.p(), n);
         check_buffer(
             "narrow", narrow,
             each(x,

@@ -108,7 +108,7 @@ Tape::~Tape() {
 void Tape::inspect(const char* what, std::string_view op, std::string_view module, const std::vector<Tensor>& tensors) {
   if (!first_nonfinite_.empty()) return;
   for (const Tensor& t : tensors) {
-    if (!t.defined() || !t.data() || (t.dtype() != DType::f32 && t.dtype() != DType::bf16)) continue;
+    if (!t.defined() || !t.data() || !is_float(t.dtype())) continue;
     Tensor n = Tensor::zeros(Shape{1}, DType::f32, t.device());
     on(t, [&]<class T>(const auto& dev) { kernels::count_nonfinite<T>(dev, n.ptr<float>(), t.ptr<T>(), t.count()); });
     if (n.item() == 0) continue;

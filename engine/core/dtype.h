@@ -8,7 +8,7 @@
 
 namespace accrete {
 
-// f32 and bf16 are computed with; f16, i64 and u8 are storage types of files and data.
+// f32, bf16 and f16 are computed with; i64 and u8 are storage types of files and data.
 enum class DType : uint8_t { f32, bf16, f16, i32, i64, u8 };
 
 constexpr int64_t size_of(DType t) {
@@ -45,6 +45,10 @@ constexpr std::string_view name_of(DType t) {
   return "?";
 }
 
+// The types of half the size that activations and products may have beside f32.
+constexpr bool is_half(DType t) { return t == DType::bf16 || t == DType::f16; }
+constexpr bool is_float(DType t) { return t == DType::f32 || is_half(t); }
+
 template <class T>
 constexpr DType dtype_of();
 template <>
@@ -54,6 +58,10 @@ constexpr DType dtype_of<float>() {
 template <>
 constexpr DType dtype_of<bf16>() {
   return DType::bf16;
+}
+template <>
+constexpr DType dtype_of<f16>() {
+  return DType::f16;
 }
 template <>
 constexpr DType dtype_of<int32_t>() {

@@ -51,14 +51,14 @@ int ParamStore::declare(ParamEntry entry) {
 void ParamStore::allocate() {
   const SegmentScope segment(Segment::params);
   values_ = Tensor::zeros(Shape{flat_count_}, DType::f32, device_);
-  if (compute_ == DType::bf16) copy_ = Tensor::zeros(Shape{flat_count_}, DType::bf16, device_);
+  if (is_half(compute_)) copy_ = Tensor::zeros(Shape{flat_count_}, compute_, device_);
   leaves_.resize(entries_.size());
   for (size_t i = 0; i < entries_.size(); ++i) make_leaf(i);
 }
 
 void ParamStore::make_leaf(size_t i) {
   const ParamEntry& e = entries_[i];
-  const bool narrow = compute_ == DType::bf16 && e.shape.rank() >= 2;
+  const bool narrow = is_half(compute_) && e.shape.rank() >= 2;
   const Tensor t = (narrow ? copy_ : values_).flat(e.offset, e.count()).view(e.shape);
   leaves_[i] = e.trainable ? require_grad(t, grads_.defined() ? grad(static_cast<int>(i)) : Tensor(), e.name) : t;
 }
@@ -119,8 +119,10 @@ Tensor ParamStore::grad(int index) const {
 void ParamStore::refresh() {
   values_.bump_version("refresh");
   if (!copy_.defined()) return;
-  on_device(device_,
-            [&](const auto& dev) { kernels::cast_to_bf16(dev, copy_.ptr<bf16>(), values_.ptr<float>(), flat_count_); });
+  on(copy_, [&]<class T>(const auto& dev) {
+    if constexpr (!std::is_same_v<T, float>)
+      kernels::cast_from_f32(dev, copy_.ptr<T>(), values_.ptr<float>(), flat_count_);
+  });
   copy_.bump_version("refresh");
 }
 

@@ -1,8 +1,8 @@
 // ParamStore: every weight of a model, by name, in flat buffers.
 //
-// Values, gradients and the bf16 copy are each one flat tensor with the same offsets, so that the optimizer, clipping,
-// EMA, checkpoints and averaging are loops over one range. Each entry says what its axes mean (Role), which makes
-// growth generic.
+// Values, gradients and the rounded copy are each one flat tensor with the same offsets, so that the optimizer,
+// clipping, EMA, checkpoints and averaging are loops over one range. Each entry says what its axes mean (Role), which
+// makes growth generic.
 #pragma once
 
 #include <cstdint>
@@ -100,9 +100,9 @@ class ParamStore {
   Tensor grad(int index) const;
   const Tensor& values() const { return values_; }  // (flat_count) f32
   const Tensor& grads() const { return grads_; }    // (flat_count) f32; made by the first call of zero_grads
-  const Tensor& copy() const { return copy_; }      // (flat_count) bf16; undefined when computing in f32
+  const Tensor& copy() const { return copy_; }      // (flat_count) bf16 or f16; undefined when computing in f32
 
-  // To be called after the values were written by anything but the optimizer: renews the bf16 copy.
+  // To be called after the values were written by anything but the optimizer: renews the rounded copy.
   void refresh();
   void zero_grads();
   // Frozen parameters get no gradient and no optimizer step.

@@ -150,11 +150,13 @@ namespace {
 
 Tensor converted(const Tensor& x, DType dtype) {
   Tensor y = Tensor::empty(x.shape(), dtype, x.device());
-  on_device(x.device(), [&](const auto& dev) {
-    if (dtype == DType::bf16)
-      kernels::cast_to_bf16(dev, y.ptr<bf16>(), x.ptr<float>(), x.count());
-    else
-      kernels::cast_to_f32(dev, y.ptr<float>(), x.ptr<bf16>(), x.count());
+  on(dtype == DType::f32 ? x : y, [&]<class T>(const auto& dev) {
+    if constexpr (!std::is_same_v<T, float>) {
+      if (dtype == DType::f32)
+        kernels::cast_to_f32(dev, y.ptr<float>(), x.ptr<T>(), x.count());
+      else
+        kernels::cast_from_f32(dev, y.ptr<T>(), x.ptr<float>(), x.count());
+    }
   });
   return y;
 }
@@ -163,9 +165,9 @@ Tensor converted(const Tensor& x, DType dtype) {
 
 Tensor cast(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;
-  const bool known =
-      (x.dtype() == DType::f32 && dtype == DType::bf16) || (x.dtype() == DType::bf16 && dtype == DType::f32);
-  check(known, "cast", "expected f32 to bf16 or back; got ", name_of(x.dtype()), " to ", name_of(dtype));
+  const DType narrow = x.dtype() == DType::f32 ? dtype : x.dtype(), wide = x.dtype() == DType::f32 ? x.dtype() : dtype;
+  check((narrow == DType::bf16 || narrow == DType::f16) && wide == DType::f32, "cast",
+        "expected f32 to bf16 or f16, or back; got ", name_of(x.dtype()), " to ", name_of(dtype));
   Tensor y = converted(x, dtype);
   const double bytes = static_cast<double>(x.bytes() + y.bytes());
   return record("cast", y, {x}, {}, Cost{0, bytes, 0, bytes},

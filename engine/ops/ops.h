@@ -1,8 +1,8 @@
 // Differentiable operations: check, allocate, run, record. The gradient stands beside the value in the .cpp files.
 //
-// Activations are f32 or bf16; biases, norm parameters and losses are f32; weights of products have the type of the
-// activations. Every fused op has a `_plain` composition of simple ops: its definition in tests and what --plain runs.
-// Shapes: N rows (all leading axes together), C the last axis. All errors are accrete::Error.
+// Activations are f32, bf16 or f16; biases, norm parameters and losses are f32; weights of products have the type of
+// the activations. Every fused op has a `_plain` composition of simple ops: its definition in tests and what --plain
+// runs. Shapes: N rows (all leading axes together), C the last axis. All errors are accrete::Error.
 #pragma once
 
 #include "engine/autograd/tape.h"
@@ -26,7 +26,7 @@ Tensor affine(const Tensor& x, float alpha, float beta);  // alpha * x + beta
 inline Tensor scale(const Tensor& x, float alpha) { return affine(x, alpha, 0.0f); }
 Tensor bias_add(const Tensor& x, const Tensor& bias);       // x: (.., C), bias: (C) f32
 Tensor column_scale(const Tensor& x, const Tensor& scale);  // x: (.., C), scale: (C) f32
-Tensor cast(const Tensor& x, DType dtype);                  // f32 <-> bf16
+Tensor cast(const Tensor& x, DType dtype);                  // f32 <-> bf16 or f16
 // Keeps each element with probability 1 - p, scaled by 1 / (1 - p); identity for p = 0. Element i has address (key,
 // first + i).
 Tensor dropout(const Tensor& x, float p, const RandomKey& key, int64_t first = 0);

@@ -5,8 +5,18 @@
 namespace accrete::update {
 namespace {
 
-bf16* copy_pointer(const Tensor& copy) { return copy.defined() ? copy.ptr<bf16>() : nullptr; }
 float* f(const Tensor& t) { return t.ptr<float>(); }
+
+// Calls fn(context, pointer) with the copy's pointer in its type; a null pointer where there is no copy.
+template <class Fn>
+void with_copy(const Tensor& p, const Tensor& copy, Fn&& fn) {
+  on_device(p.device(), [&](const auto& dev) {
+    if (copy.defined() && copy.dtype() == DType::f16)
+      fn(dev, copy.ptr<f16>());
+    else
+      fn(dev, copy.defined() ? copy.ptr<bf16>() : nullptr);
+  });
+}
 
 }  // namespace
 
@@ -31,8 +41,8 @@ void clip_factor(const Tensor& out, const Tensor& norm2, float max_norm) {
 
 void adamw(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v, const Tensor& g,
            const Tensor& grad_scale, const AdamWSettings& s) {
-  on_device(p.device(), [&](const auto& dev) {
-    kernels::adamw_step(dev, f(p), copy_pointer(copy), f(m), f(v), f(g), f(grad_scale), p.count(), s);
+  with_copy(p, copy, [&](const auto& dev, auto* narrow) {
+    kernels::adamw_step(dev, f(p), narrow, f(m), f(v), f(g), f(grad_scale), p.count(), s);
   });
 }
 
@@ -45,24 +55,23 @@ void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Ten
 
 void lamb_apply(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& p_norm2, const Tensor& u_norm2,
                 float lr, bool adapt) {
-  on_device(p.device(), [&](const auto& dev) {
-    kernels::lamb_apply(dev, f(p), copy_pointer(copy), f(u), f(p_norm2), f(u_norm2), lr, adapt, p.count());
+  with_copy(p, copy, [&](const auto& dev, auto* narrow) {
+    kernels::lamb_apply(dev, f(p), narrow, f(u), f(p_norm2), f(u_norm2), lr, adapt, p.count());
   });
 }
 
 void sgd(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, const Tensor& g, const Tensor& grad_scale,
          float lr, float momentum, float weight_decay, bool nesterov) {
-  on_device(p.device(), [&](const auto& dev) {
-    kernels::sgd_step(dev, f(p), copy_pointer(copy), f(momentum_buffer), f(g), f(grad_scale), p.count(), lr, momentum,
-                      weight_decay, nesterov);
+  with_copy(p, copy, [&](const auto& dev, auto* narrow) {
+    kernels::sgd_step(dev, f(p), narrow, f(momentum_buffer), f(g), f(grad_scale), p.count(), lr, momentum, weight_decay,
+                      nesterov);
   });
 }
 
 void lion(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& g, const Tensor& grad_scale, float lr,
           float beta1, float beta2, float weight_decay) {
-  on_device(p.device(), [&](const auto& dev) {
-    kernels::lion_step(dev, f(p), copy_pointer(copy), f(m), f(g), f(grad_scale), p.count(), lr, beta1, beta2,
-                       weight_decay);
+  with_copy(p, copy, [&](const auto& dev, auto* narrow) {
+    kernels::lion_step(dev, f(p), narrow, f(m), f(g), f(grad_scale), p.count(), lr, beta1, beta2, weight_decay);
   });
 }
 
@@ -74,8 +83,8 @@ void muon_momentum(const Tensor& u, const Tensor& buffer, const Tensor& g, const
 }
 
 void decayed_axpy(const Tensor& p, const Tensor& copy, const Tensor& u, float lr, float scale, float weight_decay) {
-  on_device(p.device(), [&](const auto& dev) {
-    kernels::decayed_axpy(dev, f(p), copy_pointer(copy), f(u), lr, scale, weight_decay, p.count());
+  with_copy(p, copy, [&](const auto& dev, auto* narrow) {
+    kernels::decayed_axpy(dev, f(p), narrow, f(u), lr, scale, weight_decay, p.count());
   });
 }
 

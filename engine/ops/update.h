@@ -1,5 +1,5 @@
 // Updates in place of flat f32 tensors: optimizer steps, averages, norms. Not differentiable, not recorded.
-// All flat tensors of one call have the same count; scalars in device memory are (1) f32. `copy` (bf16) may be
+// All flat tensors of one call have the same count; scalars in device memory are (1) f32. `copy` (bf16 or f16) may be
 // undefined. Formulas: kernels/optimizer.h.
 #pragma once
 
@@ -12,7 +12,7 @@ using kernels::AdamWSettings;
 
 void sum_of_squares(const Tensor& out, const Tensor& x);
 void dot(const Tensor& out, const Tensor& a, const Tensor& b);
-// Number of NaN and infinite elements of an f32 or bf16 tensor.
+// Number of NaN and infinite elements of a tensor of f32, bf16 or f16.
 int64_t count_nonfinite(const Tensor& x);
 void clip_factor(const Tensor& out, const Tensor& norm2, float max_norm);
 
