@@ -113,5 +113,6 @@ template void attention_forward(const Gpu&, float*, float*, const float*, const 
                                 const AttentionShape&);
 template void attention_forward(const Gpu&, bf16*, float*, const bf16*, const bf16*, const bf16*,
                                 const AttentionShape&);
+template void attention_forward(const Gpu&, f16*, float*, const f16*, const f16*, const f16*, const AttentionShape&);
 
 }  // namespace accrete::kernels

@@ -194,5 +194,7 @@ template void attention_backward(const Gpu&, float*, float*, float*, float*, con
                                  const float*, const float*, const float*, const AttentionShape&);
 template void attention_backward(const Gpu&, bf16*, bf16*, bf16*, float*, const bf16*, const bf16*, const bf16*,
                                  const bf16*, const bf16*, const float*, const AttentionShape&);
+template void attention_backward(const Gpu&, f16*, f16*, f16*, float*, const f16*, const f16*, const f16*, const f16*,
+                                 const f16*, const float*, const AttentionShape&);
 
 }  // namespace accrete::kernels
