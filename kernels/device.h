@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "kernels/types.h"
 
@@ -18,15 +20,20 @@ struct Cpu {
 // Order in which the emulator runs the warps of a block between two barriers.
 enum class WarpOrder { forward, reverse, shuffled };
 
+struct Emu;
+using LaunchList = std::vector<std::function<void(const Emu&)>>;
+
 struct Emu {
   WarpOrder order = WarpOrder::forward;
   uint64_t shuffle_seed = 1;
-  Cpu cpu;  // matrix products are sent here
+  Cpu cpu;                         // matrix products are sent here
+  LaunchList* recorder = nullptr;  // launches are put here instead of being run (kernels/runtime.h)
 };
 
 struct Cuda {
   int device = 0;
-  void* stream = nullptr;       // cudaStream_t
+  void* stream = nullptr;       // cudaStream_t of the kernels
+  void* send_stream = nullptr;  // cudaStream_t of copies that run beside them
   void* blas = nullptr;         // cublasLtHandle_t
   void* workspace = nullptr;    // scratch in device memory that belongs to one launch at a time
   int64_t workspace_bytes = 0;  // 0: kernels that want scratch do without

@@ -55,6 +55,8 @@ void for_words(const Gpu& ctx, T* y, const T* x, int64_t n, RandomKey key, int64
   }
 }
 
+__global__ void live_step_kernel(uint64_t* live_step, uint64_t step) { *live_step = step; }
+
 // x[i] = mean + stddev * normal from words 2e and 2e + 1, e = first + i.   x: (n)
 template <class T>
 __global__ void normal_kernel(T* x, int64_t n, float mean, float stddev, RandomKey key, int64_t first) {
@@ -68,6 +70,10 @@ __global__ void normal_kernel(T* x, int64_t n, float mean, float stddev, RandomK
 }
 
 }  // namespace
+
+void set_live_step(const Gpu& ctx, uint64_t* live_step, uint64_t step) {
+  ACCRETE_LAUNCH(live_step_kernel, dim3{1}, dim3{1}, 0, ctx, live_step, step);
+}
 
 template <class T>
 void dropout(const Gpu& ctx, T* y, const T* x, int64_t n, float p, RandomKey key, int64_t first) {

@@ -7,6 +7,8 @@
 
 namespace accrete::kernels {
 
+void set_live_step(const Cpu&, uint64_t* live_step, uint64_t step) { *live_step = step; }
+
 template <class T>
 void dropout(const Cpu& dev, T* y, const T* x, int64_t n, float p, RandomKey key, int64_t first) {
   const uint32_t threshold = drop_threshold(p);

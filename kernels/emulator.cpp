@@ -41,6 +41,8 @@ struct Thread {
   State state = State::ready;
   Where where;  // of the barrier or collective it waits at
   Collective kind{};
+  WarpFunction function = nullptr;
+  void* brought = nullptr;  // for `function`
   uint32_t mask = 0;
   uint64_t value = 0, result = 0;
   int argument = 0, width = 32;
@@ -56,8 +58,8 @@ struct Array {
 };
 
 const char* collective_name(Collective kind) {
-  static constexpr const char* kNames[] = {"__shfl_sync",      "__shfl_xor_sync", "__shfl_up_sync",
-                                           "__shfl_down_sync", "__ballot_sync",   "__syncwarp"};
+  static constexpr const char* kNames[] = {"__shfl_sync",   "__shfl_xor_sync", "__shfl_up_sync", "__shfl_down_sync",
+                                           "__ballot_sync", "__syncwarp",      "warp operation"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -85,6 +87,7 @@ class Machine {
   void run(const LaunchSite& site, const Emu& ctx, dim3 grid, dim3 block, int64_t dynamic_bytes,
            const std::function<void()>& body);
   uint64_t collective(Collective kind, uint32_t mask, uint64_t value, int argument, int width, const Where& where);
+  void together(WarpFunction function, uint32_t mask, void* lane, const Where& where);
   int barrier(bool predicate, const Where& where);
   void* shared(const void* key, const char* name, int64_t bytes, bool dynamic);
   [[noreturn]] void fail(const std::string& what) const;
@@ -309,11 +312,16 @@ bool Machine::resolve(int first, int lanes) {
     uint32_t here = 0, votes = 0;
     for (int i = 0; i < lanes; ++i) {
       const Thread& t = warp[i];
-      const bool arrived =
-          t.state == State::at_collective && t.mask == lead.mask && t.kind == lead.kind && same(t.where, lead.where);
+      const bool arrived = t.state == State::at_collective && t.mask == lead.mask && t.kind == lead.kind &&
+                           t.function == lead.function && same(t.where, lead.where);
       if ((group >> i & 1) && arrived) here |= 1u << i, votes |= static_cast<uint32_t>(t.value & 1) << i;
     }
     if (here != group) continue;
+    if (lead.kind == Collective::together) {
+      void* lanes_brought[kWarp] = {};
+      for (int i = 0; i < lanes; ++i) lanes_brought[i] = group >> i & 1 ? warp[i].brought : nullptr;
+      lead.function(lanes_brought);
+    }
     for (int i = 0; i < lanes; ++i) {
       if (!(group >> i & 1)) continue;
       Thread& t = warp[i];
@@ -334,6 +342,7 @@ bool Machine::resolve(int first, int lanes) {
           break;
         case Collective::ballot:
         case Collective::syncwarp:
+        case Collective::together:
           break;
       }
       const bool valid = source < lanes && (group >> source & 1);
@@ -386,7 +395,14 @@ uint64_t Machine::collective(Collective kind, uint32_t mask, uint64_t value, int
   t.state = State::at_collective, t.kind = kind, t.mask = mask, t.value = value, t.argument = argument, t.width = width;
   t.where = where;
   suspend();
+  t.function = nullptr;
   return t.result;
+}
+
+void Machine::together(WarpFunction function, uint32_t mask, void* lane, const Where& where) {
+  Thread& t = threads_[current_];
+  t.function = function, t.brought = lane;
+  collective(Collective::together, mask, 0, 0, kWarp, where);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------
@@ -428,11 +444,15 @@ void Machine::check_guards() const {
 
 void run(const LaunchSite& site, const Emu& ctx, dim3 grid, dim3 block, int64_t dynamic_bytes,
          const std::function<void()>& thread_body) {
+  const DeviceAccess open;
   machine.run(site, ctx, grid, block, dynamic_bytes, thread_body);
 }
 void fail(const std::string& what) { machine.fail(what); }
 uint64_t warp_collective(Collective kind, uint32_t mask, uint64_t value, int argument, int width, const Where& where) {
   return machine.collective(kind, mask, value, argument, width, where);
+}
+void warp_together(WarpFunction function, uint32_t mask, void* lane, const Where& where) {
+  machine.together(function, mask, lane, where);
 }
 int block_barrier(bool predicate, const Where& where) { return machine.barrier(predicate, where); }
 void* shared_memory(const void* key, const char* name, int64_t bytes, bool dynamic) {

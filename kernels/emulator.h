@@ -25,6 +25,7 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/device.h"
 
@@ -75,14 +76,35 @@ struct Where {
 };
 inline constexpr uint32_t kPoison = 0x7FBD7FBDu;  // a signalling NaN as f32, a NaN in both halves as bf16
 
+// Runs `work` now, or puts it into the list that is being recorded.
+template <class Work>
+void queue(const Emu& ctx, Work&& work) {
+  if (ctx.recorder)
+    ctx.recorder->emplace_back(std::forward<Work>(work));
+  else
+    work(ctx);
+}
+
+// In its scope, the memory of the emulated device (kernels/runtime.h) can be reached.
+struct DeviceAccess {
+  DeviceAccess();
+  ~DeviceAccess();
+  DeviceAccess(const DeviceAccess&) = delete;
+  DeviceAccess& operator=(const DeviceAccess&) = delete;
+};
+
 void run(const LaunchSite& site, const Emu& ctx, dim3 grid, dim3 block, int64_t dynamic_bytes,
          const std::function<void()>& thread_body);
 // Ends the kernel with an EmulatorError that names kernel, block and thread.
 [[noreturn]] void fail(const std::string& what);
 
-enum class Collective { shfl, shfl_xor, shfl_up, shfl_down, ballot, syncwarp };
+enum class Collective { shfl, shfl_xor, shfl_up, shfl_down, ballot, syncwarp, together };
 // Waits until every lane of `mask` is here; `argument` is the lane, lane mask or distance.
 uint64_t warp_collective(Collective kind, uint32_t mask, uint64_t value, int argument, int width, const Where& where);
+// An operation of a warp as a whole (a tensor-core product): when every lane of `mask` is here, `function` runs once
+// and sees what each lane brought, which it may change; null for the other lanes.
+using WarpFunction = void (*)(void* const (&lanes)[32]);
+void warp_together(WarpFunction function, uint32_t mask, void* lane, const Where& where);
 // Waits until every thread of the block is here; gives the number of threads with a true predicate.
 int block_barrier(bool predicate, const Where& where);
 // Memory of one shared array, the same for every thread of the block; poisoned, with a guard zone behind it.

@@ -101,7 +101,9 @@ using Shared = const SharedArray<T>&;
 template <class... P, class... A>
 void launch_at(const LaunchSite& site, void (*kernel)(P...), dim3 grid, dim3 block, int64_t shared_bytes,
                const Emu& ctx, const A&... args) {
-  emu::run(site, ctx, grid, block, shared_bytes, [&] { kernel(static_cast<P>(args)...); });
+  emu::queue(ctx, [=, ... p = static_cast<P>(args)](const Emu& dev) {
+    emu::run(site, dev, grid, block, shared_bytes, [&] { kernel(p...); });
+  });
 }
 
 class SharedCarver {

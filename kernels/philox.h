@@ -15,6 +15,9 @@ struct RandomKey {
   uint64_t seed = 0;
   uint64_t stream = 0;
   uint64_t step = 0;
+  // Device memory that holds the step; where it is not null, `step` does not count. Launches that are recorded once and
+  // replayed draw new numbers in every step this way.
+  const uint64_t* live_step = nullptr;
 };
 
 struct Philox4 {
@@ -49,8 +52,9 @@ ACCRETE_HD Philox4 philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3
 // step).
 ACCRETE_HD Philox4 random_words(const RandomKey& key, uint64_t block) {
   const uint64_t k = key.seed ^ (key.stream * 0x9E3779B97F4A7C15ull);
-  return philox4x32(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), static_cast<uint32_t>(key.step),
-                    static_cast<uint32_t>(key.step >> 32), static_cast<uint32_t>(k), static_cast<uint32_t>(k >> 32));
+  const uint64_t step = key.live_step ? *key.live_step : key.step;
+  return philox4x32(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), static_cast<uint32_t>(step),
+                    static_cast<uint32_t>(step >> 32), static_cast<uint32_t>(k), static_cast<uint32_t>(k >> 32));
 }
 
 // Uniform in [0, 1) with 24 bits.

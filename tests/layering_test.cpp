@@ -24,8 +24,8 @@ struct Row {
 };
 const std::vector<Row> kTable = {
     {"kernels/", {"kernels/"}},
-    // core names the contexts, number types and random words of the kernels; it calls none of them.
-    {"engine/core/", {"engine/core/", "kernels/device.h", "kernels/types.h", "kernels/philox.h"}},
+    // core names the contexts, number types and random words of the kernels and their memory; it starts none of them.
+    {"engine/core/", {"engine/core/", "kernels/device.h", "kernels/runtime.h", "kernels/types.h", "kernels/philox.h"}},
     // The tape adds gradients itself and looks for NaN, with a few elementwise kernels.
     {"engine/autograd/", {"engine/autograd/", "engine/core/", "kernels/"}},
     {"engine/ops/", {"engine/ops/", "engine/autograd/", "engine/core/", "kernels/"}},

@@ -258,8 +258,9 @@ TEST_CASE("threads: many at once, each with its own segment, and the account is 
 
 TEST_CASE("devices by name") {
   CHECK(parse_device("cpu") == kCpu);
-  CHECK(has(message_of([] { parse_device("cuda:0"); }), "expected cpu or emu"));
-  CHECK(has(message_of([] { parse_device("gpu"); }), "unknown device; expected cpu or emu; got \"gpu\""));
+  CHECK(has(message_of([] { parse_device("cuda:x"); }), "expected cuda:0, cuda:1, ...; got \"cuda:x\""));
+  CHECK(has(message_of([] { parse_device("cuda:64"); }), "not the number of a GPU"));
+  CHECK(has(message_of([] { parse_device("gpu"); }), "unknown device; expected auto, cpu, cuda, cuda:N or emu; got \"gpu\""));
   CHECK(has(message_of([] { set_threads(0); }), "expected 1 to 1024; got 0"));
   CHECK(default_threads() >= 1);
 }

@@ -194,6 +194,7 @@ void keep_batch(const fs::path& file, const Batch& batch) {
     const std::string dtype = t.dtype() == DType::i32    ? "I32"
                               : t.dtype() == DType::f32  ? "F32"
                               : t.dtype() == DType::bf16 ? "BF16"
+                              : t.dtype() == DType::f16  ? "F16"
                                                          : "U8";
     entries.push_back({name, dtype, t.shape().vector(), static_cast<const std::byte*>(t.data()), 0});
   };

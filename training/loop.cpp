@@ -114,6 +114,22 @@ void Loop::open_loader(const Stage& stage) {
   }
 }
 
+// What the steps of a stage run in.
+void Loop::open_runner(const Stage& stage) {
+  const Device device = settings_.device;
+  int64_t pieces = stage.batch.size / stage.batch.micro_size();
+  for (const VariantData& v : variants_) pieces = std::max(pieces, (v.batch.size - 1) / v.batch.micro_size() + 1);
+  runner_ = std::make_unique<BatchRunner>(device, settings_.record_launches);
+  feed_ = std::make_unique<BatchFeed>(device);
+  readbacks_.clear();
+  for (int i = 0; i < 2; ++i) readbacks_.push_back(std::make_unique<Readback>(device, 1 + pieces));
+  const SegmentScope segment(Segment::workspace);
+  results_ = Tensor::zeros(Shape{1 + pieces}, DType::f32, device);
+  weight_ = Tensor::zeros(Shape{1}, DType::f32, device);
+  weight_value_ = 0;
+  if (device.queued()) live_step_ = Tensor::zeros(Shape{1}, DType::i64, device);
+}
+
 StageStart Loop::start_of(const Stage& stage) {
   StageStart start{.store = model_->params(), .network = model_.get()};
   start.optimizer = dynamic_cast<Optimizer*>(stepper_.get());
@@ -147,6 +163,7 @@ StageStart Loop::start_of(const Stage& stage) {
 }
 
 void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoint) {
+  runner_ = nullptr;  // recorded launches know the addresses of the model
   stepper_ = nullptr;
   loader_ = nullptr;
   objective_ = nullptr;
@@ -188,6 +205,7 @@ void Loop::begin_stage(const Stage& stage, const std::filesystem::path& checkpoi
   if (stage.objective) objective_ = stage.objective(start);
   label_ = stage.label ? stage.label(start) : Json();
   open_loader(stage);
+  open_runner(stage);
   previous_.reset();
 
   view_.model = model_.get();
@@ -220,9 +238,11 @@ Outcome Loop::run_stage(const Stage& stage) {
     const bool stop = SignalWatch::received() != 0 || timed_out;
     if (stage.elastic && at * stage.elastic->scorings / view_.stage_steps > view_.state.scorings) score_variants(stage);
     if (stage.collect)
-      if (const int64_t i = stage.collect->due(at, view_.stage_steps); i >= 0)
+      if (const int64_t i = stage.collect->due(at, view_.stage_steps); i >= 0) {
+        settle();
         save_flat(snapshot_file(settings_.run, view_.state.stage, static_cast<int>(i)), model_->params().entries(),
                   model_->params().values());
+      }
     bool better = false;
     if (last || (eval_every > 0 && at % eval_every == 0)) {
       evaluate(stage);
@@ -264,6 +284,8 @@ void Loop::end_stage(const Stage& stage) {
     view_.notes.push_back(Json{{"event", "search"}, {"variants", scored}});
   }
   if (Json found = stepper_->findings(); !found.is_null()) view_.notes.push_back(std::move(found));
+  if (!runner_->obstacle().empty())
+    view_.notes.push_back(Json{{"event", "launches"}, {"recorded", false}, {"why", runner_->obstacle()}});
   if (stage.keep) {
     save_checkpoint(stage_folder(settings_.run, s.stage), model_->params(), *stepper_, checkpoint_state());
     charge_time();

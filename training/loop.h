@@ -4,10 +4,13 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "data/loader.h"
 #include "data/source.h"
+#include "engine/core/transfer.h"
+#include "training/batch_runner.h"
 #include "training/events.h"
 
 namespace accrete {
@@ -26,6 +29,7 @@ struct LoopSettings {
   double until_loss = 0;  // stop when the evaluated loss is at most this
   bool has_until = false;
   bool measure_ceiling = true;
+  bool record_launches = true;  // replay the launches of a step on devices that can
 };
 
 enum class Outcome : uint8_t { complete, until, signal, hours };
@@ -51,13 +55,14 @@ class Loop {
     BatchConfig batch;
     BlockSet skip;
   };
-  DType compute() const { return settings_.recipe.precision == "bf16" ? DType::bf16 : DType::f32; }
+  DType compute() const { return compute_type(settings_.recipe.precision); }
   void emit(Event event);
   void charge_time();  // adds the time since the last call to what the run has spent
 
   void begin_stage(const Stage& stage, const std::filesystem::path& checkpoint);
   void open_data(const Stage& stage);
   void open_loader(const Stage& stage);
+  void open_runner(const Stage& stage);
   StageStart start_of(const Stage& stage);
   void end_stage(const Stage& stage);
   Outcome run_stage(const Stage& stage);
@@ -65,12 +70,13 @@ class Loop {
   // loop_step.cpp
   Context context(const Stage& stage, bool training) const;
   void train_step(const Stage& stage);
-  double train_batch(const Batch& batch, const Context& ctx, float share);
+  void settle();
   void evaluate(const Stage& stage);
   double mean_loss(const Source& source, int64_t size, int64_t batches, double& flops, const BlockSet* skip = nullptr);
   int64_t variant_position(const Stage& stage, const VariantData& variant) const;
   void score_variants(const Stage& stage);
-  void explain_nonfinite(const Stage& stage, double loss, double norm);
+  struct QueuedStep;
+  [[noreturn]] void explain_nonfinite(const Stage& stage, const QueuedStep& step);
 
   // loop_state.cpp
   Json checkpoint_state() const;
@@ -92,6 +98,25 @@ class Loop {
   std::unique_ptr<Loader> loader_;     // null in elastic stages, whose batches change their shape
   Clock clock_;                        // of the whole that the stage is a part of
   Schedule schedule_;
+  // A step that has been queued and whose numbers are not known yet. On a queued device they are read while the next
+  // step runs; what comes after a step (evaluation, checkpoint) settles it first.
+  struct QueuedStep {
+    RunState state;  // after the step
+    size_t variant = 0;
+    int64_t first = 0;           // sample
+    std::vector<double> shares;  // of the micro-batches
+    double lr = 0, flops = 0, data_wait = 0;
+    int64_t tokens = 0;
+    size_t readback = 0;
+  };
+  std::optional<QueuedStep> queued_;
+  std::unique_ptr<BatchRunner> runner_;
+  std::unique_ptr<BatchFeed> feed_;
+  std::vector<std::unique_ptr<Readback>> readbacks_;  // two take turns
+  Tensor weight_;                                     // of a micro-batch's loss: one f32
+  Tensor results_;                                    // norm2 of the step, losses of its micro-batches
+  Tensor live_step_;                                  // queued devices: i64
+  float weight_value_ = 0;
   int64_t schedule_begin_ = 0;  // step of the schedule at which the stage begins
   double step_flops_ = 0;       // of the method's own arithmetic
   double best_loss_ = 0;

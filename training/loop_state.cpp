@@ -67,6 +67,7 @@ void Loop::restore(const Json& j) {
 }
 
 void Loop::save() {
+  settle();
   const std::filesystem::path folder = checkpoint_folder(settings_.run, view_.state.step);
   if (best_ == "this") best_ = folder.filename().string();
   save_checkpoint(folder, model_->params(), *stepper_, checkpoint_state());

@@ -1,6 +1,7 @@
 // The arithmetic of the loop: a training step, an evaluation, the scoring of variants.
 #include <cmath>
 
+#include "engine/ops/update.h"
 #include "training/checkpoint.h"
 #include "training/loop.h"
 #include "training/snapshot.h"
@@ -18,79 +19,106 @@ Context Loop::context(const Stage& stage, bool training) const {
   return ctx;
 }
 
-// Forward and backward of one micro-batch; gradients are added to the store. Returns the loss.
-double Loop::train_batch(const Batch& batch, const Context& ctx, float share) {
-  Tape tape;
-  const Tensor loss = objective_ ? objective_(batch, ctx) : model_->loss(batch, ctx);
-  backward(loss, Tensor::from(std::vector<float>{share}, Shape{1}, settings_.device).view(Shape{}));
-  view_.step_flops += tape.total_flops();
-  return static_cast<double>(loss.item());
-}
-
 // First sample of the present step: the position in the stream of tokens, whatever the length of the variants before.
 int64_t Loop::variant_position(const Stage& stage, const VariantData& variant) const {
   const RunState& s = view_.state;
   return stage.seed ? s.stage_step * variant.batch.size : s.spent.tokens / variant.source->tokens_per_sample();
 }
 
+// Queues one optimizer step. Nothing in here waits for the device.
 void Loop::train_step(const Stage& stage) {
   ParamStore& store = model_->params();
   RunState& s = view_.state;
   Context ctx = context(stage, true);
+  QueuedStep step;
   int64_t size = stage.batch.size, micro = stage.batch.micro_size();
-  size_t variant = 0;
+  step.first = loader_ ? loader_->position() : 0;
   if (stage.elastic) {
-    variant = drawn_variant(*stage.elastic, ctx.seed, ctx.step);
-    const VariantData& v = variants_[variant];
+    step.variant = drawn_variant(*stage.elastic, ctx.seed, ctx.step);
+    const VariantData& v = variants_[step.variant];
     ctx.skip = &v.skip;
     size = v.batch.size;
     micro = v.batch.micro_size();
+    step.first = variant_position(stage, v);
   }
   evaluated_now_ = false;
   store.zero_grads();
-  view_.step_flops = 0;
-  double loss = 0;
-  int64_t tokens = 0;
+  if (live_step_.defined()) {
+    update::set_live_step(live_step_, ctx.step);
+    ctx.live_step = reinterpret_cast<const uint64_t*>(live_step_.ptr<int64_t>());
+  }
+  const LossFn loss_of =
+      objective_ ? objective_ : [this](const Batch& b, const Context& c) { return model_->loss(b, c); };
   for (int64_t done = 0; done < size; done += micro) {
     const int64_t rows = std::min(micro, size - done);
-    Batch batch;
-    if (loader_) {
-      batch = loader_->next();
-    } else {
-      const VariantData& v = variants_[variant];
-      batch = v.source->get(variant_position(stage, v) + done, rows);
-    }
+    const Batch batch =
+        (*feed_)(loader_ ? loader_->next() : variants_[step.variant].source->get(step.first + done, rows));
     ctx.first_sample = done;
     view_.batch = &batch;
     emit(Event::batch_ready);
     const float share = static_cast<float>(rows) / static_cast<float>(size);
-    loss += train_batch(batch, ctx, share) * share;
-    tokens += batch.tokens;
+    if (share != weight_value_) update::fill(weight_, share), weight_value_ = share;
+    const Tensor loss = results_.flat(1 + static_cast<int64_t>(step.shares.size()), 1);
+    step.flops += runner_->run(loss_of, batch, ctx, weight_, loss, {step.variant, rows, done});
+    step.shares.push_back(static_cast<double>(share));
+    step.tokens += batch.tokens;
     view_.batch = nullptr;
   }
-  view_.loss = loss;
-  view_.grad_norm = stepper_->gradient_norm();
+  stepper_->measure_gradients();
+  results_.flat(0, 1).copy_from(stepper_->norm2());
   emit(Event::gradients_ready);
-  if (!std::isfinite(loss) || !std::isfinite(view_.grad_norm)) explain_nonfinite(stage, loss, view_.grad_norm);
-  view_.lr = stage.optim.lr * schedule_.factor(schedule_begin_ + s.stage_step);
-  stepper_->step(view_.lr, ctx.skip ? *ctx.skip : BlockSet{});
+  step.lr = stage.optim.lr * schedule_.factor(schedule_begin_ + s.stage_step);
+  stepper_->step(step.lr, ctx.skip ? *ctx.skip : BlockSet{});
 
   ++s.step;
   ++s.stage_step;
   s.spent.samples += size;
-  s.spent.tokens += tokens;
-  view_.step_flops += step_flops_;
-  s.spent.flops += view_.step_flops;
-  const double before = s.spent.seconds;
+  s.spent.tokens += step.tokens;
+  step.flops += step_flops_;
+  s.spent.flops += step.flops;
+  step.data_wait = loader_ ? loader_->wait_seconds() - waited_ : 0;
+  waited_ += step.data_wait;
+  step.readback = static_cast<size_t>(s.step % 2);
+  readbacks_[step.readback]->start(results_);
+  step.state = s;
+  settle();  // the step before
+  queued_ = std::move(step);
+  if (!settings_.device.queued()) settle();
+}
+
+// Takes in the numbers of the queued step, if there is one, and reports it.
+void Loop::settle() {
+  if (!queued_) return;
+  const QueuedStep step = std::move(*queued_);
+  queued_.reset();
+  const std::vector<float>& numbers = readbacks_[step.readback]->values();
+  view_.grad_norm = std::sqrt(numbers[0]);
+  view_.loss = 0;
+  for (size_t i = 0; i < step.shares.size(); ++i) view_.loss += static_cast<double>(numbers[1 + i]) * step.shares[i];
+  const double before = view_.state.spent.seconds;
   charge_time();
-  view_.step_seconds = s.spent.seconds - before;
-  if (stage.elastic) s.variant_seconds[variant] += view_.step_seconds, ++s.variant_steps[variant];
-  view_.tokens_per_second = static_cast<double>(tokens) / view_.step_seconds;
-  view_.data_wait = loader_ ? loader_->wait_seconds() - waited_ : 0;
-  waited_ += view_.data_wait;
+  RunState& now = view_.state;
+  view_.step_seconds = now.spent.seconds - before;
+  if (!now.variant_seconds.empty()) {
+    now.variant_seconds[step.variant] += view_.step_seconds;
+    ++now.variant_steps[step.variant];
+  }
+  // Observers see the run as it was after that step.
+  RunState seen = step.state;
+  seen.spent.seconds = now.spent.seconds;
+  std::swap(now, seen);
+  if (!std::isfinite(view_.loss) || !std::isfinite(view_.grad_norm)) {
+    --now.step, --now.stage_step;  // the step did not happen
+    explain_nonfinite(*view_.stage, step);
+  }
+  view_.lr = step.lr;
+  view_.step_flops = step.flops;
+  view_.tokens_per_second = static_cast<double>(step.tokens) / view_.step_seconds;
+  view_.data_wait = step.data_wait;
   view_.allocations = device_allocations(settings_.device);
   view_.peak_memory = memory_use(settings_.device).peak;
   emit(Event::step_done);
+  std::swap(now, seen);
 }
 
 // Mean loss over the targets of a source; its FLOPs are added to `flops`.
@@ -100,11 +128,12 @@ double Loop::mean_loss(const Source& source, int64_t size, int64_t batches, doub
   ctx.seed = static_cast<uint64_t>(settings_.recipe.seed);
   ctx.skip = skip;
   EvalSums total;
+  BatchFeed feed(settings_.device);
   Tape tape;
   const NoGrad quiet;
   const int64_t samples = batches > 0 ? std::min(source.epoch_samples(), batches * size) : source.epoch_samples();
   for (int64_t first = 0; first < samples; first += size) {
-    const Batch batch = source.get(first, std::min(size, samples - first));
+    const Batch batch = feed(source.get(first, std::min(size, samples - first)));
     const EvalSums sums = model_->evaluate(batch, ctx);
     total.loss += sums.loss;
     total.count += sums.count;
@@ -118,6 +147,7 @@ void Loop::evaluate(const Stage& stage) {
   const EvalConfig& eval = settings_.recipe.eval;
   const int64_t size = eval.batch > 0 ? eval.batch : stage.batch.micro_size();
   double& flops = view_.state.spent.eval_flops;
+  settle();
   view_.split = eval.split;
   view_.eval_loss = mean_loss(*eval_source_, size, eval.batches, flops);
   const auto ema = stepper_->state().find("ema");
@@ -134,6 +164,7 @@ void Loop::evaluate(const Stage& stage) {
 // All variants on the same training batches, with the weights of the running average that the stage names. What this
 // costs is part of the method and charged as training.
 void Loop::score_variants(const Stage& stage) {
+  settle();
   const Elastic& elastic = *stage.elastic;
   RunState& s = view_.state;
   std::optional<WithValues> averaged;
@@ -147,28 +178,28 @@ void Loop::score_variants(const Stage& stage) {
 }
 
 // Runs the step again, op by op, to name the first op whose result is not finite; keeps the batch.
-void Loop::explain_nonfinite(const Stage& stage, double loss, double norm) {
+void Loop::explain_nonfinite(const Stage& stage, const QueuedStep& step) {
   ParamStore& store = model_->params();
   std::string culprit;
   store.zero_grads();
   Context ctx = context(stage, true);
   ctx.recompute = false;
   const std::filesystem::path kept = settings_.run / ("bad_batch_" + std::to_string(view_.state.step) + ".safetensors");
-  const VariantData* variant = stage.elastic ? &variants_[drawn_variant(*stage.elastic, ctx.seed, ctx.step)] : nullptr;
+  const VariantData* variant = stage.elastic ? &variants_[step.variant] : nullptr;
   if (variant) ctx.skip = &variant->skip;
   const BatchConfig& rows = variant ? variant->batch : stage.batch;
   const int64_t size = rows.size, micro = rows.micro_size();
-  const int64_t first = variant ? variant_position(stage, *variant) : loader_->position() - size;
   for (int64_t i = 0; i < size / micro && culprit.empty(); ++i) {
-    const Batch batch = (variant ? variant->source : source_)->get(first + i * micro, micro);
+    const Batch host = (variant ? variant->source : source_)->get(step.first + i * micro, micro);
+    const Batch batch = (*feed_)(host);
     ctx.first_sample = i * micro;
     Tape tape({.check_finite = true});
     backward(objective_ ? objective_(batch, ctx) : model_->loss(batch, ctx));
     culprit = tape.first_nonfinite();
-    if (!culprit.empty() || (i + 1) * micro == size) keep_batch(kept, batch);
+    if (!culprit.empty() || (i + 1) * micro == size) keep_batch(kept, host);
   }
   if (culprit.empty()) culprit = "no single op (the sum of the gradients overflowed)";
-  fail("train", "step ", view_.state.step + 1, ": loss ", loss, ", gradient norm ", norm,
+  fail("train", "step ", view_.state.step + 1, ": loss ", view_.loss, ", gradient norm ", view_.grad_norm,
        "; first non-finite result: ", culprit, "; the batch is kept in ", kept.string(),
        "; saved checkpoints are untouched; hint: lower optim.lr or set optim.clip");
 }

@@ -72,10 +72,9 @@ void Optimizer::reset_averages() {
   for (const auto& [name, decay] : decays_) state_.at(name).copy_from(store_.values());
 }
 
-float Optimizer::gradient_norm() {
+void Optimizer::measure_gradients() {
   update::sum_of_squares(norm2_, store_.grads());
   update::clip_factor(factor_, norm2_, static_cast<float>(config_.clip));
-  return std::sqrt(norm2_.item());
 }
 
 void Optimizer::step(double lr, const BlockSet& skip) {

@@ -57,7 +57,8 @@ class Optimizer : public Stepper {
   // `averages`: running averages of the weights kept beside config.ema, decay by name; names begin with "ema".
   Optimizer(const OptimConfig& config, ParamStore& store, const std::map<std::string, double>& averages = {});
 
-  float gradient_norm() override;
+  void measure_gradients() override;
+  const Tensor& norm2() const override { return norm2_; }
   using Stepper::step;
   void step(double lr, const BlockSet& skip) override;
 

@@ -14,7 +14,7 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
   const Recipe& recipe = settings.recipe;
   release_cache(kDry);
   reset_peak(kDry);
-  const DType compute = recipe.precision == "bf16" ? DType::bf16 : DType::f32;
+  const DType compute = compute_type(recipe.precision);
   const auto model = settings.make_model(stage.model, compute, kDry);
   ParamStore& store = model->params();
   if (stage.trainable)

@@ -95,7 +95,9 @@ struct Recipe {
     v("optim", optim, "optimizer");
     v("schedule", schedule, "learning-rate schedule");
     v("duration", duration, "length of the training: 3ep, 5000st, 2e9tok");
-    v("precision", precision, "activations and products; master weights are always f32", one_of("bf16", "f32"));
+    v("precision", precision,
+      "activations and products; master weights are always f32. tf32: f32 whose products may round, on a GPU",
+      one_of("bf16", "f16", "tf32", "f32"));
     v("eval", eval, "evaluation during training");
     v("checkpoint", checkpoint, "checkpoints");
     v("plan", plan, "how the training is cut into stages");

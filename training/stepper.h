@@ -2,6 +2,7 @@
 // training/subspace.h the coefficients of a weighted average.
 #pragma once
 
+#include <cmath>
 #include <map>
 #include <string>
 #include <vector>
@@ -15,10 +16,18 @@ namespace accrete {
 class Stepper {
  public:
   virtual ~Stepper() = default;
-  // Global L2 norm of the gradients, as f32 on the host; not finite when a gradient is not.
-  virtual float gradient_norm() = 0;
-  // One step with learning rate `lr`, using the norm of the last gradient_norm() for clipping. Parameters of the blocks
-  // in `skip` took no part in the step and stay as they are, moments too.
+  // Queues the computation of the gradients' global L2 norm, which the next step uses for clipping. Where it is not
+  // finite, that step changes nothing.
+  virtual void measure_gradients() = 0;
+  // Its square: one f32 in device memory.
+  virtual const Tensor& norm2() const = 0;
+  // Both, and waits for the result.
+  float gradient_norm() {
+    measure_gradients();
+    return std::sqrt(norm2().item());
+  }
+  // One step with learning rate `lr`, after measure_gradients(). Parameters of the blocks in `skip` took no part in the
+  // step and stay as they are, moments too.
   virtual void step(double lr, const BlockSet& skip) = 0;
   void step(double lr) { step(lr, BlockSet{}); }
 

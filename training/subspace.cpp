@@ -28,18 +28,18 @@ Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, st
   factor_ = Tensor::from(std::vector<float>{1.0f}, Shape{1}, store.device());
 }
 
-float Subspace::gradient_norm() {
+void Subspace::measure_gradients() {
   update::sum_of_squares(norm2_, store_.grads());
   update::clip_factor(factor_, norm2_, static_cast<float>(config_.clip));
-  return std::sqrt(norm2_.item());
 }
 
 void Subspace::step(double lr, const BlockSet& skip) {
   check(skip.groups.empty(), "subspace", "a step in a subspace takes all blocks");
   const bool host = store_.device() == kCpu;
   const Tensor gradient = host ? store_.grads() : store_.grads().to(kCpu);
-  std::vector<double> g = project(basis_, gradient);
   const auto clip = static_cast<double>(factor_.item());
+  if (!std::isfinite(clip)) return;  // the gradients are not finite
+  std::vector<double> g = project(basis_, gradient);
   std::vector<double>& x = numbers_.at("coefficients");
   const double t = ++numbers_.at("count")[0];
   if (config_.name == "sgd") {

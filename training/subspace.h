@@ -23,7 +23,8 @@ class Subspace : public Stepper {
   // momentum, beta1, beta2, eps and clip (of the whole gradient, before it is projected). reach 0: no limit.
   Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha, double reach = 0);
 
-  float gradient_norm() override;
+  void measure_gradients() override;
+  const Tensor& norm2() const override { return norm2_; }
   using Stepper::step;
   void step(double lr, const BlockSet& skip) override;
 

@@ -49,6 +49,12 @@ constexpr std::string_view name_of(DType t) {
 constexpr bool is_half(DType t) { return t == DType::bf16 || t == DType::f16; }
 constexpr bool is_float(DType t) { return t == DType::f32 || is_half(t); }
 
+// Type of activations and products for the precision that a person names: f32, tf32, bf16 or f16. tf32 keeps f32
+// numbers and lets matrix products round their operands, where the device can.
+constexpr DType compute_type(std::string_view precision) {
+  return precision == "bf16" ? DType::bf16 : precision == "f16" ? DType::f16 : DType::f32;
+}
+
 template <class T>
 constexpr DType dtype_of();
 template <>

@@ -7,11 +7,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <mutex>
+#include <set>
 #include <sstream>
-#include <unordered_map>
 
 #include "engine/core/error.h"
+#include "kernels/runtime.h"
 
 namespace accrete {
 namespace {
@@ -20,6 +22,8 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kHugePage = 2 << 20;
 
 thread_local Segment current_segment = Segment::activations;
+thread_local int current_pool = 0;
+int64_t chosen_limit = 0;
 
 // Sizes are rounded so that nearly equal requests share cached blocks: 256 bytes, then 1/16 of the size.
 int64_t round_size(int64_t bytes) {
@@ -58,7 +62,7 @@ class Cache {
     const std::lock_guard lock(mutex_);
     const int64_t rounded = round_size(bytes);
     void* data = nullptr;
-    auto& list = free_[rounded];
+    auto& list = free_[{current_pool, rounded}];
     if (device_ == kDry) {
       // only the account is kept
     } else if (!list.empty()) {
@@ -78,6 +82,7 @@ class Cache {
     block->rounded = rounded;
     block->device = device_;
     block->segment = segment;
+    block->pool = current_pool;
     return block;
   }
 
@@ -85,7 +90,24 @@ class Cache {
     const std::lock_guard lock(mutex_);
     use_.segment[static_cast<int>(block.segment)].now -= block.rounded;
     use_.now -= block.rounded;
-    if (block.data) free_[block.rounded].push_back(block.data);
+    if (block.data) free_[{pools_.contains(block.pool) ? block.pool : 0, block.rounded}].push_back(block.data);
+  }
+
+  int open_pool() {
+    const std::lock_guard lock(mutex_);
+    pools_.insert(++last_pool_);
+    return last_pool_;
+  }
+
+  void close_pool(int pool) {
+    const std::lock_guard lock(mutex_);
+    pools_.erase(pool);
+    for (auto& [key, list] : free_) {
+      if (key.first != pool) continue;
+      auto& common = free_[{0, key.second}];
+      common.insert(common.end(), list.begin(), list.end());
+      list.clear();
+    }
   }
 
   void release() {
@@ -105,20 +127,35 @@ class Cache {
   }
 
  private:
-  void* from_system(int64_t rounded, int64_t bytes) {
-    if (use_.reserved + rounded > memory_limit()) release_locked();
+  // Memory of the device, or null. The emulated device stands on the host's memory and shares its limit.
+  void* system_memory(int64_t rounded) {
     void* data = nullptr;
+    if (device_.kind != DeviceKind::cuda && use_.reserved + rounded > memory_limit()) return nullptr;
+    if (device_.kind == DeviceKind::cuda && chosen_limit > 0 && use_.reserved + rounded > chosen_limit) return nullptr;
+    if (!device_.host()) {
+      on_queued(device_, [&](const auto& dev) { data = kernels::device_allocate(dev, rounded); });
+      return data;
+    }
     const int64_t alignment = rounded >= kHugePage ? kHugePage : kAlignment;
-    if (use_.reserved + rounded <= memory_limit() &&
-        posix_memalign(&data, static_cast<size_t>(alignment), static_cast<size_t>(rounded)) == 0) {
-      if (rounded >= kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+    if (posix_memalign(&data, static_cast<size_t>(alignment), static_cast<size_t>(rounded)) != 0) return nullptr;
+    if (rounded >= kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+    return data;
+  }
+
+  void* from_system(int64_t rounded, int64_t bytes) {
+    void* data = system_memory(rounded);
+    if (!data) {
+      release_locked();
+      data = system_memory(rounded);
+    }
+    if (data) {
       use_.reserved += rounded;
       ++use_.allocations;
       return data;
     }
     std::ostringstream text;
     text << "[memory] out of memory on " << device_ << "; " << human_bytes(bytes) << " more wanted for "
-         << name_of(current_segment) << "; limit " << human_bytes(memory_limit()) << "; in use: ";
+         << name_of(current_segment) << "; limit " << human_bytes(limit()) << "; in use: ";
     for (int i = 0; i < kSegments; ++i)
       if (use_.segment[i].now > 0)
         text << name_of(static_cast<Segment>(i)) << " " << human_bytes(use_.segment[i].now) << ", ";
@@ -126,12 +163,30 @@ class Cache {
     throw OutOfMemory(text.str());
   }
 
+  int64_t limit() const {
+    if (device_.kind != DeviceKind::cuda || chosen_limit > 0) return memory_limit();
+    int64_t free = 0;
+#if defined(ACCRETE_WITH_CUDA)
+    free = kernels::cuda_free_memory(cuda_context(device_.index));
+#endif
+    return use_.reserved + free;
+  }
+
+  // Blocks of pools stay: recorded launches use them.
   void release_locked() {
-    for (auto& [size, list] : free_) {
-      for (void* p : list) std::free(p);
-      use_.reserved -= size * static_cast<int64_t>(list.size());
+    for (auto& [key, list] : free_) {
+      if (key.first != 0) continue;
+      for (void* p : list) give_back(p, key.second);
+      use_.reserved -= key.second * static_cast<int64_t>(list.size());
       list.clear();
     }
+  }
+
+  void give_back(void* p, int64_t rounded) {
+    if (device_.host())
+      std::free(p);
+    else
+      on_queued(device_, [&](const auto& dev) { kernels::device_release(dev, p, rounded); });
   }
 
  public:
@@ -153,19 +208,22 @@ class Cache {
  private:
   Device device_;
   std::mutex mutex_;
-  std::unordered_map<int64_t, std::vector<void*>> free_;
+  std::map<std::pair<int, int64_t>, std::vector<void*>> free_;  // by pool and size
+  std::set<int> pools_;
+  int last_pool_ = 0;
   MemoryUse use_;
 };
 
 // Never destroyed: tensors in static storage may outlive main.
 Cache& cache_of(Device d) {
-  static Cache* cpu = new Cache(kCpu);
-  static Cache* emu = new Cache(kEmu);
-  static Cache* dry = new Cache(kDry);
-  return d.kind == DeviceKind::emu ? *emu : d.kind == DeviceKind::dry ? *dry : *cpu;
+  static auto* mutex = new std::mutex;
+  static auto* caches = new std::map<std::pair<DeviceKind, int>, std::unique_ptr<Cache>>;
+  const std::lock_guard lock(*mutex);
+  auto& cache = (*caches)[{d.kind, d.index}];
+  if (!cache) cache = std::make_unique<Cache>(d);
+  return *cache;
 }
 
-int64_t chosen_limit = 0;
 bool poison = false;
 
 }  // namespace
@@ -178,6 +236,16 @@ const char* name_of(Segment s) {
 SegmentScope::SegmentScope(Segment segment) : outer_(current_segment) { current_segment = segment; }
 SegmentScope::~SegmentScope() { current_segment = outer_; }
 
+MemoryPool make_pool(Device device) {
+  return {new int(cache_of(device).open_pool()), [device](const int* pool) {
+            cache_of(device).close_pool(*pool);
+            delete pool;
+          }};
+}
+
+PoolScope::PoolScope(const MemoryPool& pool) : outer_(current_pool) { current_pool = pool ? *pool : 0; }
+PoolScope::~PoolScope() { current_pool = outer_; }
+
 Block::~Block() {
   if (rounded > 0) cache_of(device).put(*this);
 }
@@ -185,7 +253,10 @@ Block::~Block() {
 std::unique_ptr<Block> allocate(Device device, int64_t bytes) {
   check(bytes >= 0, "memory", "negative size ", bytes);
   std::unique_ptr<Block> block = cache_of(device).get(bytes, current_segment);
-  if (poison && block->data) std::memset(block->data, 0xff, static_cast<size_t>(block->rounded));
+  if (poison && block->data) {
+    if (device.host()) std::memset(block->data, 0xff, static_cast<size_t>(block->rounded));
+    on_queued(device, [&](const auto& dev) { kernels::fill_bytes(dev, block->data, 0xff, block->rounded); });
+  }
   return block;
 }
 

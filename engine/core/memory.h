@@ -18,6 +18,23 @@ enum class Segment : uint8_t { params, grads, optimizer, activations, workspace,
 inline constexpr int kSegments = 6;
 const char* name_of(Segment s);
 
+// Memory that recorded launches (capture.h) go on using between their replays: blocks freed inside the pool serve the
+// pool again and nobody else. When the last owner goes, its blocks return to the device.
+using MemoryPool = std::shared_ptr<const int>;
+MemoryPool make_pool(Device device);
+
+// In its scope, allocations of this thread come from `pool`.
+class PoolScope {
+ public:
+  explicit PoolScope(const MemoryPool& pool);
+  ~PoolScope();
+  PoolScope(const PoolScope&) = delete;
+  PoolScope& operator=(const PoolScope&) = delete;
+
+ private:
+  int outer_;
+};
+
 // In its scope, allocations of this thread belong to `segment`.
 class SegmentScope {
  public:
@@ -37,6 +54,7 @@ struct Block {
   int64_t rounded = 0;
   Device device;
   Segment segment = Segment::activations;
+  int pool = 0;
   ~Block();
 };
 
@@ -46,8 +64,8 @@ class OutOfMemory : public Error {
   using Error::Error;
 };
 
-// At least `bytes` bytes, aligned to 64, not initialised. Throws Error with the segment table when the limit is
-// reached.
+// At least `bytes` bytes, aligned to 64 (256 on a GPU), not initialised. Throws Error with the segment table when the
+// limit is reached.
 std::unique_ptr<Block> allocate(Device device, int64_t bytes);
 
 struct SegmentUse {
@@ -67,9 +85,10 @@ void reset_peak(Device device);
 int64_t device_allocations(Device device);
 // Gives cached, unused blocks back to the system.
 void release_cache(Device device);
-// Bytes the engine may reserve; default: the memory available to this process when it starts. 0 restores the default.
+// Bytes the engine may reserve on a device; default: the memory available to this process when it starts, on a GPU what
+// its driver gives. 0 restores the default.
 void set_memory_limit(int64_t bytes);
-int64_t memory_limit();
+int64_t memory_limit();  // of the host
 // Debugging: every block handed out from now on is filled with bytes of ones (NaN as f32 and bf16, -1 as i32), so that
 // a value read before it was written shows. Tests run with it.
 void set_poison(bool on);

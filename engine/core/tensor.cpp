@@ -2,7 +2,20 @@
 
 #include <cstring>
 
+#include "kernels/runtime.h"
+
 namespace accrete {
+namespace {
+
+template <class Narrow>
+std::vector<float> widened(const Tensor& t) {
+  const std::vector<Narrow> values = t.to_vector<Narrow>();
+  std::vector<float> out(values.size());
+  for (size_t i = 0; i < out.size(); ++i) out[i] = to_float(values[i]);
+  return out;
+}
+
+}  // namespace
 
 Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
   Tensor t;
@@ -18,7 +31,7 @@ Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
 
 Tensor Tensor::zeros(Shape shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  if (t.data()) std::memset(t.data(), 0, static_cast<size_t>(t.bytes()));
+  t.fill_zero();
   return t;
 }
 
@@ -27,11 +40,12 @@ Tensor Tensor::from(const std::vector<T>& values, Shape shape, Device device) {
   check(static_cast<int64_t>(values.size()) == shape.count(), "tensor", "number of values does not fit the shape ",
         shape, "; got ", values.size());
   Tensor t = empty(shape, dtype_of<T>(), device);
-  if (!values.empty() && t.data()) std::memcpy(t.data(), values.data(), static_cast<size_t>(t.bytes()));
+  t.read(values.data());
   return t;
 }
 template Tensor Tensor::from(const std::vector<float>&, Shape, Device);
 template Tensor Tensor::from(const std::vector<bf16>&, Shape, Device);
+template Tensor Tensor::from(const std::vector<f16>&, Shape, Device);
 template Tensor Tensor::from(const std::vector<int32_t>&, Shape, Device);
 template Tensor Tensor::from(const std::vector<int64_t>&, Shape, Device);
 template Tensor Tensor::from(const std::vector<uint8_t>&, Shape, Device);
@@ -99,13 +113,48 @@ Tensor Tensor::to(Device device) const {
 void Tensor::copy_from(const Tensor& source) const {
   check(source.count() == count() && source.dtype_ == dtype_, "copy", "source does not fit; expected ", shape_, " ",
         name_of(dtype_), "; got ", source.shape_, " ", name_of(source.dtype_));
-  // cpu and emu keep their tensors in host memory; dry tensors have none.
-  if (bytes() > 0 && data() && source.data()) std::memcpy(data(), source.data(), static_cast<size_t>(bytes()));
+  if (bytes() > 0 && data() && source.data()) {
+    if (source.device_.host())
+      read(source.data());
+    else if (device_.host())
+      source.write(data());
+    else
+      copy_between_devices(source);
+  }
   bump_version("copy");
 }
 
+// Within one device in the order of its queue; between two by way of the host.
+void Tensor::copy_between_devices(const Tensor& source) const {
+  if (device_ == source.device_) {
+    on_queued(device_, [&](const auto& dev) { kernels::copy_within(dev, data(), source.data(), bytes()); });
+    return;
+  }
+  std::vector<std::byte> bytes_on_host(static_cast<size_t>(bytes()));
+  source.write(bytes_on_host.data());
+  read(bytes_on_host.data());
+}
+
+void Tensor::read(const void* host) const {
+  if (bytes() == 0 || !data()) return;
+  if (device_.host()) std::memcpy(data(), host, static_cast<size_t>(bytes()));
+  on_queued(device_, [&](const auto& dev) { kernels::copy_in(dev, data(), host, bytes()); });
+}
+
+void Tensor::write(void* host) const {
+  if (bytes() == 0 || !data()) return;
+  if (device_.host()) std::memcpy(host, data(), static_cast<size_t>(bytes()));
+  on_queued(device_, [&](const auto& dev) { kernels::copy_out(dev, host, data(), bytes()); });
+}
+
+void Tensor::fill_zero() const {
+  if (bytes() == 0 || !data()) return;
+  if (device_.host()) std::memset(data(), 0, static_cast<size_t>(bytes()));
+  on_queued(device_, [&](const auto& dev) { kernels::fill_bytes(dev, data(), 0, bytes()); });
+}
+
 void Tensor::zero() const {
-  if (data()) std::memset(data(), 0, static_cast<size_t>(bytes()));
+  fill_zero();
   bump_version("zero");
 }
 
@@ -114,18 +163,16 @@ std::vector<T> Tensor::to_vector() const {
   std::vector<T> out(static_cast<size_t>(count()));
   if (!data()) return out;  // dry: zeros
   if constexpr (std::is_same_v<T, float>) {
-    if (dtype_ == DType::bf16) {
-      const bf16* p = ptr<bf16>();
-      for (size_t i = 0; i < out.size(); ++i) out[i] = to_float(p[i]);
-      return out;
-    }
+    if (dtype_ == DType::bf16) return widened<bf16>(*this);
+    if (dtype_ == DType::f16) return widened<f16>(*this);
   }
   check(dtype_of<T>() == dtype_, "tensor", "values asked for as another type; expected ", name_of(dtype_));
-  if (!out.empty()) std::memcpy(out.data(), data(), static_cast<size_t>(bytes()));
+  write(out.data());
   return out;
 }
 template std::vector<float> Tensor::to_vector() const;
 template std::vector<bf16> Tensor::to_vector() const;
+template std::vector<f16> Tensor::to_vector() const;
 template std::vector<int32_t> Tensor::to_vector() const;
 template std::vector<int64_t> Tensor::to_vector() const;
 template std::vector<uint8_t> Tensor::to_vector() const;

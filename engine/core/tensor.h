@@ -79,7 +79,10 @@ class Tensor {
   // Copies the values of `source` (same count and dtype) into this tensor's memory.
   void copy_from(const Tensor& source) const;
   void zero() const;
-  // All values on the host; bf16 is widened when T is float. For tests, printing and small results.
+  // Copies bytes() bytes from or to host memory; they have arrived on return.
+  void read(const void* host) const;
+  void write(void* host) const;
+  // All values on the host; bf16 and f16 are widened when T is float. For tests, printing and small results.
   template <class T>
   std::vector<T> to_vector() const;
   // The only element of a one-element tensor, as float.
@@ -99,6 +102,9 @@ class Tensor {
   void set_grad_meta(std::shared_ptr<GradMeta> meta) { grad_ = std::move(meta); }
 
  private:
+  void copy_between_devices(const Tensor& source) const;
+  void fill_zero() const;
+
   std::shared_ptr<Storage> storage_;
   int64_t offset_ = 0;  // elements
   Shape shape_;
@@ -119,8 +125,10 @@ void on(const Tensor& t, Fn&& fn) {
       fn.template operator()<float>(dev);
     } else if (t.dtype() == DType::bf16) {
       fn.template operator()<bf16>(dev);
+    } else if (t.dtype() == DType::f16) {
+      fn.template operator()<f16>(dev);
     } else {
-      fail("tensor", "no arithmetic on dtype ", name_of(t.dtype()), "; expected f32 or bf16");
+      fail("tensor", "no arithmetic on dtype ", name_of(t.dtype()), "; expected f32, bf16 or f16");
     }
   });
 }

@@ -28,17 +28,22 @@ struct BlockSet {
 };
 
 struct Context {
-  bool training = false;           // dropout is active
-  bool plain = false;              // fused ops are replaced by their compositions (--plain)
-  bool recompute = false;          // blocks keep only their input and run again in backward
-  uint64_t seed = 0;               // of the run
-  uint64_t step = 0;               // optimizer step: with the sample index, the address of all random numbers
-  const BlockSet* skip = nullptr;  // blocks that are left out: their input goes on unchanged
-  int64_t first_sample = 0;        // index of the first sample of this batch within the optimizer step
+  bool training = false;                // dropout is active
+  bool plain = false;                   // fused ops are replaced by their compositions (--plain)
+  bool recompute = false;               // blocks keep only their input and run again in backward
+  uint64_t seed = 0;                    // of the run
+  uint64_t step = 0;                    // optimizer step: with the sample index, the address of all random numbers
+  const uint64_t* live_step = nullptr;  // device memory that holds `step` for recorded launches (RandomKey::live_step)
+  const BlockSet* skip = nullptr;       // blocks that are left out: their input goes on unchanged
+  int64_t first_sample = 0;             // index of the first sample of this batch within the optimizer step
 
   bool skips(std::string_view group, int block) const { return skip && skip->contains(group, block); }
   // Address of a layer's random numbers; the element index is counted from the first sample of the step.
-  RandomKey key(std::string_view path) const { return random_key(seed, path, step); }
+  RandomKey key(std::string_view path) const {
+    RandomKey k = random_key(seed, path, step);
+    k.live_step = live_step;
+    return k;
+  }
 };
 
 }  // namespace accrete

@@ -1,5 +1,7 @@
 #include "engine/ops/update.h"
 
+#include "kernels/dropout.h"
+#include "kernels/elementwise.h"
 #include "kernels/reduce.h"
 
 namespace accrete::update {
@@ -19,6 +21,16 @@ void with_copy(const Tensor& p, const Tensor& copy, Fn&& fn) {
 }
 
 }  // namespace
+
+void fill(const Tensor& x, float value) {
+  on_device(x.device(), [&](const auto& dev) { kernels::fill<float>(dev, f(x), value, x.count()); });
+}
+
+void set_live_step(const Tensor& live_step, uint64_t step) {
+  on_device(live_step.device(), [&](const auto& dev) {
+    kernels::set_live_step(dev, reinterpret_cast<uint64_t*>(live_step.ptr<int64_t>()), step);
+  });
+}
 
 void sum_of_squares(const Tensor& out, const Tensor& x) {
   on_device(x.device(), [&](const auto& dev) { kernels::sum_of_squares<float>(dev, f(out), f(x), x.count()); });

@@ -8,6 +8,11 @@
 
 namespace accrete::update {
 
+// x[i] = value.   x: f32
+void fill(const Tensor& x, float value);
+// live_step[0] = step (kernels/philox.h).   live_step: (1) i64
+void set_live_step(const Tensor& live_step, uint64_t step);
+
 using kernels::AdamWSettings;
 
 void sum_of_squares(const Tensor& out, const Tensor& x);
