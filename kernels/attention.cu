@@ -1,11 +1,13 @@
 // Attention, forward: a block holds 64 queries of one head and walks over tiles of keys (online softmax). Per row it
 // keeps the largest score m, l = sum exp(s - m) and the output o = sum exp(s - m) v; when a tile raises m, l and o
 // shrink by exp(m_old - m_new). At the end o / l and lse = m + log l. Memory: q, k, v once per 64 queries, o and lse
-// once; no score leaves the chip. f32 multiply-adds in registers and shared memory, scores in units of log 2.
+// once; no score leaves the chip. f32 multiply-adds in registers and shared memory, scores in units of log 2. 16-bit
+// types go to the tensor cores (attention_mma.cu) where their rows are aligned, and come here otherwise.
 #include "kernels/attention.h"
 
 #include <stdexcept>
 
+#include "kernels/attention_mma.h"
 #include "kernels/attention_tile.h"
 
 namespace accrete::kernels {
@@ -98,6 +100,10 @@ void attention_forward(const Gpu& ctx, T* o, float* lse, const T* q, const T* k,
   if (s.head_dim > 128) throw std::runtime_error("[attention_forward] head_dim is at most 128");
   const int64_t q_tiles = (s.q_len + 63) / 64, tasks = s.batch * s.heads * q_tiles;
   if (tasks <= 0 || s.head_dim <= 0) return;
+  if (served_by_mma<T>(s, {q}, {k, v}, {o})) {
+    if constexpr (kMmaType<T>) attention_mma_forward(ctx, o, lse, q, k, v, s);
+    return;
+  }
   const bool wide = wide_heads(q, s, s.q_row, s.q_batch) && wide_heads(k, s, s.kv_row, s.kv_batch) &&
                     wide_heads(v, s, s.kv_row, s.kv_batch) && wide_heads(o, s, 0, 0);
   with_attention_tile(s.head_dim, [&]<class Tile>() {

@@ -4,9 +4,10 @@
 //   dv_j = sum_i z_ij p_ij do_i          dp_ij = z_ij do_i . v_j
 //   ds_ij = p_ij (dp_ij - sum_j p_ij dp_ij) = p_ij (dp_ij - delta_i),   delta_i = do_i . o_i
 //   dq_i = scale sum_j ds_ij k_j         dk_j = scale sum_i ds_ij q_i
+// 16-bit types go to the tensor cores (attention_mma_backward.cu) where their rows are aligned.
 #include <stdexcept>
 
-#include "kernels/attention.h"
+#include "kernels/attention_mma.h"
 #include "kernels/attention_tile.h"
 
 namespace accrete::kernels {
@@ -163,6 +164,10 @@ void attention_backward(const Gpu& ctx, T* dq, T* dk, T* dv, float* delta, const
   if (s.head_dim > 128) throw std::runtime_error("[attention_backward] head_dim is at most 128");
   const int64_t heads = s.batch * s.heads;
   if (heads <= 0 || s.head_dim <= 0) return;
+  if (served_by_mma<T>(s, {q, dq}, {k, v, dk, dv}, {d_o, o})) {
+    if constexpr (kMmaType<T>) attention_mma_backward(ctx, dq, dk, dv, delta, d_o, q, k, v, o, lse, s);
+    return;
+  }
   const bool wide = wide_heads(q, s, s.q_row, s.q_batch) && wide_heads(dq, s, s.q_row, s.q_batch) &&
                     wide_heads(k, s, s.kv_row, s.kv_batch) && wide_heads(v, s, s.kv_row, s.kv_batch) &&
                     wide_heads(dk, s, s.kv_row, s.kv_batch) && wide_heads(dv, s, s.kv_row, s.kv_batch) &&

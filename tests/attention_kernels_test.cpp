@@ -1,6 +1,10 @@
 // Tiled attention, forward and backward, on the emulator (three warp orders) and the CPU, against the definition with
-// the whole matrix of probabilities in double precision.
+// the whole matrix of probabilities in double precision. 16-bit types with aligned rows run on the emulated tensor
+// cores, where probabilities and gradients of scores are rounded to 16 bits before they are multiplied: the definition
+// also sums what that may change, so that the tolerance is a bound and not a guess.
 #include <algorithm>
+#include <numeric>
+#include <set>
 
 #include "kernels/attention.h"
 #include "tests/kernel_reference.h"
@@ -25,7 +29,9 @@ const Case kCases[] = {
     {2, 1, 33, 5, 9, true, 0.0f, false},     {1, 1, 8, 9, 5, true, 0.0f, false},  // the first 4 queries see nothing
     {2, 2, 32, 130, 130, true, 0.25f, true}, {1, 1, 24, 17, 67, false, 0.5f, false},
     {1, 1, 128, 65, 65, true, 0.1f, true},   {1, 2, 4, 3, 0, false, 0.0f, false},
-    {1, 2, 4, 0, 3, false, 0.0f, false},
+    {1, 2, 4, 0, 3, false, 0.0f, false},     {1, 1, 64, 197, 197, false, 0.0f, true},
+    {1, 1, 96, 70, 131, true, 0.0f, false},  {1, 2, 40, 129, 67, true, 0.2f, false},
+    {1, 1, 96, 33, 35, false, 0.1f, false},  {1, 1, 8, 1, 1, true, 0.0f, true},
 };
 
 // Where elements lie, as AttentionShape says.
@@ -58,6 +64,9 @@ struct Places {
 
 struct Result {
   Values o, lse, gradients;  // gradients laid out like qkv
+  // Largest change of o and of the gradients, in roundings of the stored type, when each probability and each gradient
+  // of a score is rounded once, and delta comes from an o with those errors and rounded itself.
+  Values o_reach, gradients_reach;
 };
 
 Result attention_by_definition(const Places& at, const Values& qkv, const Values& d_o) {
@@ -66,6 +75,7 @@ Result attention_by_definition(const Places& at, const Values& qkv, const Values
   const double* k = q + at.k_offset;
   const double* v = q + at.v_offset;
   Result r{Values(s.batch * s.q_len * s.heads * s.head_dim), Values(s.batch * s.heads * s.q_len), Values(qkv.size())};
+  r.o_reach.resize(r.o.size()), r.gradients_reach.resize(qkv.size());
   for (int64_t b = 0; b < s.batch; ++b)
     for (int64_t h = 0; h < s.heads; ++h)
       for (int64_t i = 0; i < s.q_len; ++i) {
@@ -87,12 +97,24 @@ Result attention_by_definition(const Places& at, const Values& qkv, const Values
           }
           for (int64_t d = 0; d < s.head_dim; ++d) {
             r.o[at.o(b, h, i, d)] += z[j] * p[j] * v[at.kv(b, h, j, d)];
+            r.o_reach[at.o(b, h, i, d)] += z[j] * p[j] * std::fabs(v[at.kv(b, h, j, d)]);
             dp[j] += z[j] * d_o[at.o(b, h, i, d)] * v[at.kv(b, h, j, d)];
             r.gradients[at.v_offset + at.kv(b, h, j, d)] += z[j] * p[j] * d_o[at.o(b, h, i, d)];
+            r.gradients_reach[at.v_offset + at.kv(b, h, j, d)] += z[j] * p[j] * std::fabs(d_o[at.o(b, h, i, d)]);
           }
           delta += p[j] * dp[j];
         }
+        double delta_reach = 0;
+        for (int64_t d = 0; d < s.head_dim; ++d) {
+          const int64_t o = at.o(b, h, i, d);
+          delta_reach += std::fabs(d_o[o]) * (std::fabs(r.o[o]) + r.o_reach[o]);
+        }
         for (int64_t j = 0; j < seen; ++j) {
+          const double ds_reach = std::fabs(s.scale * p[j] * (dp[j] - delta)) + s.scale * p[j] * delta_reach;
+          for (int64_t d = 0; d < s.head_dim; ++d) {
+            r.gradients_reach[at.q(b, h, i, d)] += ds_reach * std::fabs(k[at.kv(b, h, j, d)]);
+            r.gradients_reach[at.k_offset + at.kv(b, h, j, d)] += ds_reach * std::fabs(q[at.q(b, h, i, d)]);
+          }
           const double ds = s.scale * p[j] * (dp[j] - delta);
           for (int64_t d = 0; d < s.head_dim; ++d) {
             r.gradients[at.q(b, h, i, d)] += ds * k[at.kv(b, h, j, d)];
@@ -103,18 +125,40 @@ Result attention_by_definition(const Places& at, const Values& qkv, const Values
   return r;
 }
 
+// Relative size of one rounding to T; f32 sums are covered by the fixed part of the tolerance.
+template <class T>
+constexpr double kOneRounding = std::is_same_v<T, bf16>  ? 0x1.0p-8
+                                : std::is_same_v<T, f16> ? 0x1.0p-11
+                                                         : 0.0;
+
+// |got - want| within `reach` roundings, one more of the result itself, and the error of sums in f32.
+template <class T>
+void check_within(const char* what, const Buffer<T>& got, const Values& want, const Values& reach, Tolerance f32) {
+  CHECK_MESSAGE(got.intact(), what << ": memory outside the result was written");
+  const Values values = got.values();
+  REQUIRE(values.size() == want.size());
+  double worst = 0;
+  size_t at = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double allowed = f32.absolute + f32.relative * std::fabs(want[i]) +
+                           kOneRounding<T> * (std::fabs(want[i]) + reach[i]) * (1 + kOneRounding<T>);
+    const double share = std::fabs(values[i] - want[i]) / allowed;
+    if (!(share <= worst)) worst = std::isnan(share) ? INFINITY : share, at = i;
+  }
+  CHECK_MESSAGE(worst <= 1.0, what << ": element " << at << " is off by " << worst << " of what is allowed: got "
+                                   << values[at] << ", expected " << want[at]);
+}
+
 }  // namespace
 
-TEST_CASE_TEMPLATE("attention against its definition", T, float, bf16) {
+TEST_CASE_TEMPLATE("attention against its definition", T, float, bf16, f16) {
   for (const Case& c : kCases) {
     INFO("D " << c.D << ", q_len " << c.q_len << ", kv_len " << c.kv_len << ", causal " << c.causal << ", dropout "
               << c.dropout);
     const Places at(c);
     const Values qkv = random_values<T>(at.total(), 40), d_o = random_values<T>(c.B * c.q_len * c.H * c.D, 41);
     const Result want = attention_by_definition(at, qkv, d_o);
-    // bf16: results are rounded once, but delta is summed from the rounded o: an error of 2^-9 |o| in it
-    const Tolerance forward = rounding<T>(1e-5);
-    const Tolerance backward = std::is_same_v<T, bf16> ? Tolerance{0.02, 0x1.0p-7} : Tolerance{5e-5, 1e-5};
+    const Tolerance f32{5e-5, 1e-5};
     on_backends([&](const auto& ctx, SameBits& same) {
       for (int offset : {0, 1}) {
         Buffer<T> in(qkv, offset), o(c.B * c.q_len * c.H * c.D), grad(at.total(), offset), bdo(d_o);
@@ -122,11 +166,11 @@ TEST_CASE_TEMPLATE("attention against its definition", T, float, bf16) {
         T* const x = in.p();
         T* const g = grad.p();
         attention_forward(ctx, o.p(), lse.p(), x, x + at.k_offset, x + at.v_offset, at.s);
-        check_buffer("o", o, want.o, forward);
+        check_within("o", o, want.o, want.o_reach, f32);
         check_buffer("lse", lse, want.lse, {1e-5, 1e-5});
         attention_backward(ctx, g, g + at.k_offset, g + at.v_offset, delta.p(), bdo.p(), x, x + at.k_offset,
                            x + at.v_offset, o.p(), lse.p(), at.s);
-        check_buffer("dq, dk, dv", grad, want.gradients, backward);
+        check_within("dq, dk, dv", grad, want.gradients, want.gradients_reach, f32);
         CHECK(delta.intact());
         same(o.values()), same(lse.values()), same(grad.values());
       }
@@ -157,3 +201,82 @@ TEST_CASE("a batch that is cut in two draws the same dropout mask") {
     check_close("o", apart, together, kExact);
   });
 }
+
+#if defined(ACCRETE_WITH_EMULATOR)
+
+// Names of the kernels that fn launches, without their template arguments.
+template <class Fn>
+std::set<std::string> kernels_of(Fn fn) {
+  std::set<std::string> names;
+  set_emulator_trace([&](const TraceEvent& e) { names.insert(e.kernel.substr(0, e.kernel.find('<'))); });
+  fn();
+  set_emulator_trace({});
+  return names;
+}
+
+TEST_CASE_TEMPLATE("tensor cores serve aligned 16-bit rows and positive scales, other kernels the rest", T, bf16, f16) {
+  struct Choice {
+    int64_t D;
+    float scale;
+    int offset;
+    bool tensor_cores;
+  };
+  for (const Choice& c : {Choice{64, 0.125f, 0, true},
+                          {40, 0.1f, 0, true},
+                          {64, 0.125f, 1, false},
+                          {64, -0.125f, 0, false},
+                          {64, 0.0f, 0, false},
+                          {33, 0.1f, 0, false}}) {
+    INFO("D " << c.D << ", scale " << c.scale << ", offset " << c.offset);
+    Places at(Case{1, 1, c.D, 5, 7, false, 0.0f, false});
+    at.s.scale = c.scale;
+    const Values qkv = random_values<T>(at.total(), 43), d_o = random_values<T>(5 * c.D, 44);
+    const Result want = attention_by_definition(at, qkv, d_o);
+    Buffer<T> in(qkv, c.offset), o(5 * c.D), grad(at.total(), c.offset), bdo(d_o);
+    Buffer<float> lse(5), delta(5);
+    T *const x = in.p(), *const g = grad.p();
+    const auto names = kernels_of([&] {
+      attention_forward(Emu{}, o.p(), lse.p(), x, x + at.k_offset, x + at.v_offset, at.s);
+      attention_backward(Emu{}, g, g + at.k_offset, g + at.v_offset, delta.p(), bdo.p(), x, x + at.k_offset,
+                         x + at.v_offset, o.p(), lse.p(), at.s);
+    });
+    using Names = std::set<std::string>;
+    CHECK(names ==
+          (c.tensor_cores
+               ? Names{"attention_mma_kernel", "attention_mma_dq_kernel", "attention_mma_dkv_kernel"}
+               : Names{"attention_kernel", "attention_delta_kernel", "attention_dq_kernel", "attention_dkv_kernel"}));
+    check_within("o", o, want.o, want.o_reach, {5e-5, 1e-5});
+  }
+}
+
+// v, d_o and k as unit matrices turn o, dv and dq into the matrix of probabilities and its relatives: their zeros are
+// the mask.
+TEST_CASE_TEMPLATE("the tensor-core kernels drop the same probabilities as the CPU", T, bf16, f16) {
+  constexpr int64_t n = 64;
+  for (int64_t missing : {0, 1, 3}) {  // kv_len not a multiple of 4: the words of a row begin anywhere in a block
+    CAPTURE(missing);
+    Places at(Case{1, 1, n, n, n - missing, false, 0.4f, false});
+    Values unit(n * n), ones(n * n, 1.0);
+    for (int64_t i = 0; i < n; ++i) unit[i * n + i] = 1.0;
+    const auto masks = [&](const auto& ctx) {
+      Buffer<T> one(unit), all(ones), zero(Values(n * n)), o(n * n), dq(n * n), dk(n * n), dv(n * n);
+      Buffer<float> lse(n), delta(n);
+      attention_forward(ctx, o.p(), lse.p(), zero.p(), one.p(), one.p(), at.s);
+      Values result = o.values();
+      attention_backward(ctx, dq.p(), dk.p(), dv.p(), delta.p(), one.p(), zero.p(), one.p(), all.p(), zero.p(), lse.p(),
+                         at.s);
+      for (double x : dq.values()) result.push_back(x);
+      const Values dv_values = dv.values();
+      for (int64_t i = 0; i < (n - missing) * n; ++i) result.push_back(dv_values[i]);
+      for (double& x : result) x = x != 0.0;
+      return result;
+    };
+    const Values emulated = masks(Emu{}), expected = masks(Cpu{1});
+    CHECK(emulated == expected);
+    const double share = std::accumulate(expected.begin(), expected.end(), 0.0) / static_cast<double>(expected.size());
+    CHECK(share > 0.5);
+    CHECK(share < 0.7);
+  }
+}
+
+#endif
