@@ -57,6 +57,7 @@ class Buffer {
   static double widen(int32_t v) { return v; }
   static double widen(float v) { return v; }
   static double widen(bf16 v) { return to_float(v); }
+  static double widen(f16 v) { return to_float(v); }
   static T convert(double v) {
     if constexpr (std::is_same_v<T, int32_t>) {
       return static_cast<int32_t>(v);
@@ -91,10 +92,12 @@ std::vector<double> random_values(int64_t n, uint64_t seed, double low = -2.0, d
 struct Tolerance {
   double absolute, relative;
 };
-// Results rounded once to T: bf16 keeps 8 bits (half a unit is 2^-9), f32 arithmetic of a few hundred terms loses some.
+// Results rounded once to T: bf16 keeps 8 bits (half a unit is 2^-9), f16 11 and at least 2^-24; f32 arithmetic of a
+// few hundred terms loses some.
 template <class T>
 Tolerance rounding(double f32_absolute = 2e-6) {
-  return std::is_same_v<T, bf16> ? Tolerance{f32_absolute + 1e-6, 0x1.0p-8} : Tolerance{f32_absolute, 5e-6};
+  if (std::is_same_v<T, float>) return {f32_absolute, 5e-6};
+  return {f32_absolute + 1e-6, std::is_same_v<T, bf16> ? 0x1.0p-8 : 0x1.0p-11};
 }
 
 inline void check_close(const char* what, const std::vector<double>& got, const std::vector<double>& want,

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/device.h"
@@ -87,7 +88,9 @@ Results on_threads(const F& f) {
 
 // Rounding of the stored type: half a unit in the last place, relative, with a little room for the arithmetic before.
 template <class T>
-constexpr double kRounding = sizeof(T) == 2 ? 1.0 / 250 : 1e-6;
+constexpr double kRounding = std::is_same_v<T, bf16>  ? 1.0 / 250
+                             : std::is_same_v<T, f16> ? 1.0 / 2000
+                                                      : 1e-6;
 
 // |got - want| <= relative * |want| + absolute, element by element; reports the worst one.
 inline void check_close(const std::vector<float>& got, const std::vector<double>& want, double relative,

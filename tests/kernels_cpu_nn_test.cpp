@@ -1,5 +1,5 @@
-// Embedding, layer normalisation, softmax and cross-entropy on the CPU, each against double precision, in f32 and
-// bf16, on 1, 2 and 5 threads.
+// Embedding, layer normalisation, softmax and cross-entropy on the CPU, each against double precision, in f32,
+// bf16 and f16, on 1, 2 and 5 threads.
 #include <algorithm>
 
 #include "kernels/cross_entropy.h"
@@ -12,7 +12,7 @@ using namespace accrete;
 using namespace accrete::kernels;
 using namespace accrete::testing;
 
-TEST_CASE_TEMPLATE("embedding", T, float, bf16) {
+TEST_CASE_TEMPLATE("embedding", T, float, bf16, f16) {
   struct Size {
     int64_t batch, T_seq, C, V;
   };
@@ -51,7 +51,7 @@ TEST_CASE_TEMPLATE("embedding", T, float, bf16) {
   }
 }
 
-TEST_CASE_TEMPLATE("layernorm", T, float, bf16) {
+TEST_CASE_TEMPLATE("layernorm", T, float, bf16, f16) {
   for (const Matrix& m : kMatrices) {
     const int64_t N = m.rows, C = m.cols, n = N * C;
     const auto x = random_values<T>(n, -2, 3, 1), residual = random_values<T>(n, -2, 3, 2),
@@ -136,7 +136,7 @@ TEST_CASE("layernorm: published example, and values far from zero") {
   check_close(y.values(), {-1.341635420, -0.447211807, 0.447211807, 1.341635420}, 0, 3e-7);
 }
 
-TEST_CASE_TEMPLATE("softmax", T, float, bf16) {
+TEST_CASE_TEMPLATE("softmax", T, float, bf16, f16) {
   for (const Matrix& m : kMatrices) {
     for (const int64_t causal : {int64_t{0}, std::min<int64_t>(m.cols, std::max<int64_t>(1, m.rows / 2))}) {
       const int64_t N = m.rows, C = m.cols, n = N * C;
@@ -165,14 +165,15 @@ TEST_CASE_TEMPLATE("softmax", T, float, bf16) {
         softmax_backward(dev, dx.ptr(), y_given.data(), dx.ptr(), N, C);
         return Results{y.values(), in_place.values(), dx.values()};
       });
-      check_close(got[0], want, kRounding<T> + 4e-6, 1e-30);  // x - max, up to 40, is rounded to 2e-6
+      const double least = std::is_same_v<T, f16> ? 0x1.01p-25 : 1e-30;  // f16 ends at 2^-24
+      check_close(got[0], want, kRounding<T> + 4e-6, least);             // x - max, up to 40, is rounded to 2e-6
       CHECK(got[1] == got[0]);
       check_close(got[2], want_dx, kRounding<T> * 2, 2e-6);
     }
   }
 }
 
-TEST_CASE_TEMPLATE("cross-entropy", T, float, bf16) {
+TEST_CASE_TEMPLATE("cross-entropy", T, float, bf16, f16) {
   for (const Matrix& m : kMatrices) {
     for (const float smoothing : {0.0f, 0.1f}) {
       const int64_t N = m.rows, V = m.cols, stride = V + 3;

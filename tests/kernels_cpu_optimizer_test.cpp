@@ -30,9 +30,9 @@ double adam_direction(Slow& s, double g, const AdamWSettings& a) {
 
 }  // namespace
 
-TEST_CASE("optimizers against double precision") {
+TEST_CASE_TEMPLATE("optimizers against double precision", T, bf16, f16) {
   const float scale = 0.5f;
-  using Step = void (*)(const Cpu&, float*, bf16*, float*, float*, float*, const float*, const float*, int64_t);
+  using Step = void (*)(const Cpu&, float*, T*, float*, float*, float*, const float*, const float*, int64_t);
   struct Case {
     const char* name;
     bool copies;
@@ -136,13 +136,13 @@ TEST_CASE("optimizers against double precision") {
       const auto u = random_values<float>(n, -1, 1, 5);
       const Results got = on_threads([&](const Cpu& dev) {
         Output<float> p1(p), m1(m), v1(v), u1(u), p2(p), m2(m), v2(v), u2(u);
-        Output<bf16> copy(n);
+        Output<T> copy(n);
         c.step(dev, p1.ptr(), c.copies ? copy.ptr() : nullptr, m1.ptr(), v1.ptr(), u1.ptr(), g.data(), &scale, n);
         c.step(dev, p2.ptr(), nullptr, m2.ptr(), v2.ptr(), u2.ptr(), g.data(), &scale, n);
         CHECK(p1.values() == p2.values());
         if (c.copies) {
           std::vector<float> rounded = p1.values();
-          for (float& x : rounded) x = to_float(from_float<bf16>(x));
+          for (float& x : rounded) x = to_float(from_float<T>(x));
           CHECK(copy.values() == rounded);
         }
         return Results{p1.values(), m1.values(), v1.values(), u1.values()};
@@ -176,7 +176,7 @@ TEST_CASE("optimizers: published AdamW and BERT Adam sequences; clipping factor"
                             .weight_decay = correction ? 0.1f : 0.01f,
                             .bias_correction = correction,
                             .step = t + 1};
-      adamw_step(Cpu{1}, p.data(), nullptr, m.data(), v.data(), &gradients[t], &one, 1, s);
+      adamw_step(Cpu{1}, p.data(), static_cast<bf16*>(nullptr), m.data(), v.data(), &gradients[t], &one, 1, s);
       check_close(p, {correction ? decoupled[t] : bert[t]}, 0, 3e-7);
     }
   }

@@ -1,5 +1,5 @@
 // Elementwise kernels, casts, reductions, data movement and random numbers on the CPU, each against double precision,
-// in f32 and bf16, on 1, 2 and 5 threads.
+// in f32, bf16 and f16, on 1, 2 and 5 threads.
 #include <algorithm>
 
 #include "kernels/cast.h"
@@ -57,7 +57,7 @@ const Unary kUnaries[] = {Unary::neg,  Unary::exp,     Unary::log,  Unary::sqrt,
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("unary functions and derivatives", T, float, bf16) {
+TEST_CASE_TEMPLATE("unary functions and derivatives", T, float, bf16, f16) {
   for (Unary f : kUnaries) {
     INFO(unary_name(f));
     const bool positive = f == Unary::log || f == Unary::sqrt || f == Unary::reciprocal;
@@ -123,7 +123,7 @@ TEST_CASE("unary functions: published GELU table and special values") {
   }
 }
 
-TEST_CASE_TEMPLATE("binary, affine, bias, scale, fill, accumulate", T, float, bf16) {
+TEST_CASE_TEMPLATE("binary, affine, bias, scale, fill, accumulate", T, float, bf16, f16) {
   for (int64_t n : kLengths) {
     const auto a = random_values<T>(n, -3, 3, 1), b = random_values<T>(n, 0.5, 3, 2);
     const auto f32 = random_values<float>(n, -3, 3, 3);
@@ -169,13 +169,13 @@ TEST_CASE_TEMPLATE("binary, affine, bias, scale, fill, accumulate", T, float, bf
   }
 }
 
-TEST_CASE("casts round to nearest even and keep NaN, infinity and subnormal numbers") {
+TEST_CASE_TEMPLATE("casts round to nearest even and keep NaN, infinity and subnormal numbers", T, bf16, f16) {
   const int64_t n = 65536 + 9;
   std::vector<float> x(static_cast<size_t>(n));
   for (size_t i = 0; i < x.size(); ++i)  // every upper half with lower halves around the tie
     x[i] = bits_to_float(static_cast<uint32_t>(i << 16) | (i % 5 == 0 ? 0x8000u : i % 5 == 1 ? 0x8001u : 0x7fffu));
   const Results got = on_threads([&](const Cpu& dev) {
-    Output<bf16> y(n);
+    Output<T> y(n);
     cast_from_f32(dev, y.ptr(), x.data(), n);
     Output<float> back(n);
     cast_to_f32(dev, back.ptr(), y.ptr(), n);
@@ -183,15 +183,17 @@ TEST_CASE("casts round to nearest even and keep NaN, infinity and subnormal numb
   });
   int wrong = 0;
   for (size_t i = 0; i < x.size(); ++i) {
-    const float want = to_float(from_float<bf16>(x[i]));
+    const float want = to_float(from_float<T>(x[i]));
     wrong += float_to_bits(got[0][i]) != float_to_bits(want) || float_to_bits(got[1][i]) != float_to_bits(want);
-    if (!std::isnan(x[i]) && !std::isinf(want)) wrong += std::fabs(double{want} - x[i]) > std::fabs(x[i]) / 256 + 1e-40;
+    const double step = std::is_same_v<T, bf16> ? 0x1p-8 : 0x1p-11, least = std::is_same_v<T, bf16> ? 1e-40 : 0x1p-25;
+    if (!std::isnan(x[i]) && !std::isinf(want))
+      wrong += std::fabs(double{want} - x[i]) > std::fabs(x[i]) * step + least;
     wrong += std::isnan(x[i]) != std::isnan(want);
   }
   CHECK(wrong == 0);
 }
 
-TEST_CASE_TEMPLATE("reductions", T, float, bf16) {
+TEST_CASE_TEMPLATE("reductions", T, float, bf16, f16) {
   for (const Matrix& m : kMatrices) {
     const int64_t n = m.rows * m.cols;
     const auto a = random_values<T>(n, -3, 3, 1), b = random_values<T>(n, -3, 3, 2);
@@ -242,7 +244,7 @@ TEST_CASE("sums of many values keep single precision; dot") {
   CHECK(d.values()[0] == static_cast<float>(3000001 * (double{0.1f} * 0.1f)));
 }
 
-TEST_CASE_TEMPLATE("transpose, swap_middle, copy_rows", T, float, bf16) {
+TEST_CASE_TEMPLATE("transpose, swap_middle, copy_rows", T, float, bf16, f16) {
   for (const Matrix& m : kMatrices) {
     const int64_t batch = 2, n = batch * m.rows * m.cols;
     const auto x = random_values<T>(n, -3, 3, 1);
@@ -290,7 +292,7 @@ TEST_CASE("Philox: known answers of Random123") {
   }
 }
 
-TEST_CASE_TEMPLATE("dropout and random fills follow the address of each element", T, float, bf16) {
+TEST_CASE_TEMPLATE("dropout and random fills follow the address of each element", T, float, bf16, f16) {
   const RandomKey key{123456789012345ull, 987654321ull, 0x100000005ull};
   for (const int64_t first : {int64_t{0}, int64_t{3}, (int64_t{1} << 34) - 50}) {  // the last: block index passes 2^32
     for (int64_t n : kLengths) {

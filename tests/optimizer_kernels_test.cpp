@@ -27,13 +27,15 @@ struct Problem {
   }
 };
 
-Values rounded_to_bf16(const Values& x) {
+template <class T>
+Values rounded_to(const Values& x) {
   Values y;
-  for (double v : x) y.push_back(to_float(from_float<bf16>(static_cast<float>(v))));
+  for (double v : x) y.push_back(to_float(from_float<T>(static_cast<float>(v))));
   return y;
 }
 
-// Runs step(t, i, p, m, v, g) in double and `kernel` on every backend; compares p, its bf16 copy, m and v.
+// Runs step(t, i, p, m, v, g) in double and `kernel` on every backend; compares p, its rounded
+// copy, m and v.
 template <class Kernel>
 void compare(const std::function<void(int, double&, double&, double&, double)>& step, Kernel kernel) {
   for (int64_t n : kSizes) {
@@ -43,9 +45,9 @@ void compare(const std::function<void(int, double&, double&, double&, double)>& 
       for (int64_t i = 0; i < n; ++i)
         step(t + 1, want.p[i], want.m[i], want.v[i], static_cast<float>(kClip) * start.g[t][i]);
     on_backends([&](const auto& ctx, SameBits& same) {
-      for (bool with_copy : {true, false}) {
+      const auto run = [&]<class T>(T*, bool with_copy) {
         Buffer<float> p(start.p, !with_copy), m(start.m), v(start.v), clip(Values{kClip});
-        Buffer<bf16> copy(n);
+        Buffer<T> copy(n);
         for (int t = 0; t < kSteps; ++t) {
           Buffer<float> g(start.g[t]);
           kernel(ctx, t + 1, p.p(), with_copy ? copy.p() : nullptr, m.p(), v.p(), g.p(), clip.p(), n);
@@ -53,9 +55,12 @@ void compare(const std::function<void(int, double&, double&, double&, double)>& 
         check_buffer("p", p, want.p, kClose);
         check_buffer("m", m, want.m, kClose);
         check_buffer("v", v, want.v, kClose);
-        if (with_copy) check_buffer("copy", copy, rounded_to_bf16(p.values()), kExact);
+        if (with_copy) check_buffer("copy", copy, rounded_to<T>(p.values()), kExact);
         same(p.values()), same(m.values());
-      }
+      };
+      run(static_cast<bf16*>(nullptr), true);
+      run(static_cast<f16*>(nullptr), true);
+      run(static_cast<bf16*>(nullptr), false);
     });
   }
 }
@@ -85,7 +90,7 @@ TEST_CASE("AdamW in PyTorch's order and BERT's Adam") {
           const double u = adam_direction(s, m, v, g);
           p = correction ? p * (1 - s.lr * s.weight_decay) - s.lr * u : p - s.lr * (u + s.weight_decay * p);
         },
-        [&](const auto& ctx, int t, float* p, bf16* copy, float* m, float* v, const float* g, const float* clip,
+        [&](const auto& ctx, int t, float* p, auto* copy, float* m, float* v, const float* g, const float* clip,
             int64_t n) { adamw_step(ctx, p, copy, m, v, g, clip, n, adam_settings(correction, t)); });
   }
 }
@@ -98,7 +103,7 @@ TEST_CASE("LAMB: direction and trust ratio") {
           const AdamWSettings s = adam_settings(true, t);
           p -= s.lr * trust * (adam_direction(s, m, v, g) + s.weight_decay * p);
         },
-        [&](const auto& ctx, int t, float* p, bf16* copy, float* m, float* v, const float* g, const float* clip,
+        [&](const auto& ctx, int t, float* p, auto* copy, float* m, float* v, const float* g, const float* clip,
             int64_t n) {
           Buffer<float> u(n), p_norm2(Values{9.0}), u_norm2(Values{2.25});
           lamb_direction(ctx, u.p(), m, v, p, g, clip, n, adam_settings(true, t));
@@ -126,7 +131,7 @@ TEST_CASE("SGD with momentum, plain and Nesterov") {
           m = momentum * m + g;
           p -= lr * (nesterov ? g + momentum * m : m);
         },
-        [&](const auto& ctx, int, float* p, bf16* copy, float* m, float*, const float* g, const float* clip,
+        [&](const auto& ctx, int, float* p, auto* copy, float* m, float*, const float* g, const float* clip,
             int64_t n) { sgd_step(ctx, p, copy, m, g, clip, n, lr, momentum, decay, nesterov); });
   }
 }
@@ -139,7 +144,7 @@ TEST_CASE("Lion") {
         p -= lr * ((c > 0) - (c < 0) + decay * p);
         m = beta2 * m + (1 - beta2) * g;
       },
-      [&](const auto& ctx, int, float* p, bf16* copy, float* m, float*, const float* g, const float* clip, int64_t n) {
+      [&](const auto& ctx, int, float* p, auto* copy, float* m, float*, const float* g, const float* clip, int64_t n) {
         lion_step(ctx, p, copy, m, g, clip, n, lr, beta1, beta2, decay);
       });
 }
@@ -152,7 +157,7 @@ TEST_CASE("Muon's momentum, followed by the decayed update") {
           m = momentum * m + g;
           p = p * (1 - lr * decay) - lr * scale * (nesterov ? g + momentum * m : m);
         },
-        [&](const auto& ctx, int, float* p, bf16* copy, float* m, float*, const float* g, const float* clip,
+        [&](const auto& ctx, int, float* p, auto* copy, float* m, float*, const float* g, const float* clip,
             int64_t n) {
           Buffer<float> u(n);
           muon_momentum(ctx, u.p(), m, g, clip, n, momentum, nesterov);
