@@ -1,4 +1,4 @@
-// Matrix products on the CPU: the library's, our own, and bf16 by way of f32, against double precision.
+// Matrix products on the CPU: the library's, our own, and half types by way of f32, against double precision.
 #include <string>
 
 #include "kernels/gemm_variants.h"
@@ -132,22 +132,27 @@ TEST_CASE("gemm: every transposition, accumulation, bias, stride and batch again
   INFO(gemm_backend());
   check_all<float, float>([](auto... args) { gemm(kDev, args...); });
   check_all<bf16, bf16>([](auto... args) { gemm(kDev, args...); });
+  check_all<f16, f16>([](auto... args) { gemm(kDev, args...); });
   check_all<bf16, float>([](auto... args) { gemm(kDev, args...); });
+  check_all<f16, float>([](auto... args) { gemm(kDev, args...); });
 }
 
 TEST_CASE("gemm_portable against double precision") {
   check_all<float, float>([](auto... args) { gemm_portable(kDev, args...); });
   check_all<bf16, bf16>([](auto... args) { gemm_portable(kDev, args...); });
+  check_all<f16, f16>([](auto... args) { gemm_portable(kDev, args...); });
   check_all<bf16, float>([](auto... args) { gemm_portable(kDev, args...); });
 }
 
-TEST_CASE("gemm_widened: bf16 on processors without bf16 products") {
+TEST_CASE("gemm_widened: half types on processors without such products") {
   check_all<bf16, bf16>([](auto... args) { gemm_widened(kDev, args...); });
   check_all<bf16, float>([](auto... args) { gemm_widened(kDev, args...); });
+  check_all<f16, float>([](auto... args) { gemm_widened(kDev, args...); });
 }
 
 TEST_CASE("products are repeatable") {
   check_repeatable<float, float>();
   check_repeatable<bf16, bf16>();
+  check_repeatable<f16, f16>();
   check_repeatable<bf16, float>();
 }
