@@ -95,6 +95,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const OwnBlock<Tile> block(s, s.q_len, true, blockIdx.x);
   const AttentionHead& head = block.head;
   const int i0 = block.row, warp_i = i0 + Tile::warp_row();
+  if constexpr (kDropout) settle(s.key);
   // Query i sees the keys below min(i + ahead, kv_len).
   const int ahead = s.causal ? kv_len - q_len + 1 : kv_len;
   const int end = keys_seen(min_of(i0 + kRows, q_len) - 1 + ahead, kv_len);

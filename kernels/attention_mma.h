@@ -314,6 +314,12 @@ __device__ __forceinline__ void add_product(float (&acc)[Tile::kM][Tile::kDTiles
 
 // ---- dropout --------------------------------------------------------------------------------------------------------
 
+// Reads the step that a key may keep in memory, once for many words.
+__device__ __forceinline__ void settle(RandomKey& key) {
+  if (key.live_step) key.step = *key.live_step;
+  key.live_step = nullptr;
+}
+
 // Whether probabilities (i, j) and (i, j + 1) are kept: the words of AttentionHead::keep, mostly from one Philox block.
 __device__ __forceinline__ void keep_neighbours(bool (&keep)[2], const AttentionHead& head, int64_t i, int64_t j,
                                                 uint32_t threshold) {

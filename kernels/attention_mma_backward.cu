@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const OwnBlock<Tile> block(s, s.q_len, true, blockIdx.x);
   const AttentionHead& head = block.head;
   const int i0 = block.row, warp_i = i0 + Tile::warp_row();
+  if constexpr (kDropout) settle(s.key);
   const int ahead = s.causal ? kv_len - q_len + 1 : kv_len;  // query i sees the keys below min(i + ahead, kv_len)
   const int end = keys_seen(min_of(i0 + kRows, q_len) - 1 + ahead, kv_len);
   const int warp_end = warp_i < q_len ? keys_seen(min_of(warp_i + Tile::kWarpRows, q_len) - 1 + ahead, kv_len) : 0;
@@ -241,6 +242,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const OwnBlock<Tile> block(s, s.kv_len, false, blockIdx.x);  // causal: the first keys are seen by most queries
   const AttentionHead& head = block.head;
   const int j0 = block.row, warp_j = j0 + Tile::warp_row();
+  if constexpr (kDropout) settle(s.key);
   const int offset = s.causal ? q_len - kv_len : -kv_len;  // key j is seen by the queries from j + offset on
   const int begin = j0 + offset > 0 ? (j0 + offset) / kCols * kCols : 0;
   const T *const q_head = q + head.q_at(0), *const do_head = d_o + head.o_at(0);
@@ -300,8 +302,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 // with dropout, as in the forward kernel). dk and dv: two sums, so one row tile, and shared memory sets the pace there.
 template <class T, int kD, bool kDropout>
 using DqTile = MmaTile<T, kD, kDropout ? 1 : 2, 4, kDropout ? 64 : 32, (kD <= 64)>;
-template <class T, int kD>
-using DkvTile = MmaTile<T, kD, 1, 4, kD == 128 ? 32 : 64, (kD <= 64)>;
+template <class T, int kD, bool kDropout>
+using DkvTile = MmaTile<T, kD, 1, 4, kDropout || kD == 128 ? 32 : 64, (kD <= 64)>;
 
 }  // namespace
 
@@ -319,7 +321,7 @@ void attention_mma_backward(const Gpu& ctx, T* dq, T* dk, T* dv, float* delta, c
                      q, k, v, o, lse, s);
     }
     if (s.kv_len > 0) {
-      using Tile = DkvTile<T, kD>;
+      using Tile = DkvTile<T, kD, kDropout>;
       const int64_t bytes = 2 * shared_bytes<T>(Tile::kOwn) + 2 * shared_bytes<T>(2 * Tile::kPassing) +
                             2 * shared_bytes<float>(2 * Tile::kCols);
       const dim3 grid{blocks_covering(heads * ((s.kv_len + Tile::kRows - 1) / Tile::kRows), 1)};
