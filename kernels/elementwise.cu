@@ -35,6 +35,12 @@ struct Constant {
   __device__ void operator()(int64_t, float& y) const { y = value; }
 };
 
+struct Scalar {
+  const float* value;
+  float factor;
+  __device__ void operator()(int64_t, float& y) const { y = factor * *value; }
+};
+
 // y[r, c] = x[r, c] + v[c], or * v[c].   y, x: (rows, cols); v: (cols) f32
 // Block of 32 x 8 threads: a thread keeps v of its W columns in registers and walks down the rows.
 template <class T, bool kMultiply, bool kWide>
@@ -108,6 +114,11 @@ void fill(const Gpu& ctx, T* x, float value, int64_t n) {
   map(ctx, n, Constant{value}, Out<T>{x});
 }
 
+template <class T>
+void spread(const Gpu& ctx, T* x, const float* value, float factor, int64_t n) {
+  map(ctx, n, Scalar{value, factor}, Out<T>{x});
+}
+
 #define ACCRETE_INSTANTIATE(T)                                                          \
   template void unary_forward(const Gpu&, Unary, T*, const T*, int64_t);                \
   template void unary_backward(const Gpu&, Unary, T*, const T*, const T*, int64_t);     \
@@ -115,7 +126,8 @@ void fill(const Gpu& ctx, T* x, float value, int64_t n) {
   template void affine(const Gpu&, T*, const T*, float, float, int64_t);                \
   template void bias_add(const Gpu&, T*, const T*, const float*, int64_t, int64_t);     \
   template void column_scale(const Gpu&, T*, const T*, const float*, int64_t, int64_t); \
-  template void fill(const Gpu&, T*, float, int64_t);
+  template void fill(const Gpu&, T*, float, int64_t);                                   \
+  template void spread(const Gpu&, T*, const float*, float, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
 ACCRETE_INSTANTIATE(f16)

@@ -24,5 +24,7 @@ ACCRETE_KERNEL(bias_add, T* y, const T* x, const float* bias, int64_t rows, int6
 ACCRETE_KERNEL(column_scale, T* y, const T* x, const float* scale, int64_t rows, int64_t cols);
 // x[i] = value.   x: (n)
 ACCRETE_KERNEL(fill, T* x, float value, int64_t n);
+// x[i] = factor * value[0].   x: (n); value: one f32 in device memory
+ACCRETE_KERNEL(spread, T* x, const float* value, float factor, int64_t n);
 
 }  // namespace accrete::kernels

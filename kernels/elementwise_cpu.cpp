@@ -120,6 +120,11 @@ void fill(const Cpu& dev, T* x, float value, int64_t n) {
   });
 }
 
+template <class T>
+void spread(const Cpu& dev, T* x, const float* value, float factor, int64_t n) {
+  fill(dev, x, factor * value[0], n);
+}
+
 #define ACCRETE_INSTANTIATE(T)                                                             \
   template void unary_forward<T>(const Cpu&, Unary, T*, const T*, int64_t);                \
   template void unary_backward<T>(const Cpu&, Unary, T*, const T*, const T*, int64_t);     \
@@ -127,7 +132,8 @@ void fill(const Cpu& dev, T* x, float value, int64_t n) {
   template void affine<T>(const Cpu&, T*, const T*, float, float, int64_t);                \
   template void bias_add<T>(const Cpu&, T*, const T*, const float*, int64_t, int64_t);     \
   template void column_scale<T>(const Cpu&, T*, const T*, const float*, int64_t, int64_t); \
-  template void fill<T>(const Cpu&, T*, float, int64_t);
+  template void fill<T>(const Cpu&, T*, float, int64_t);                                   \
+  template void spread<T>(const Cpu&, T*, const float*, float, int64_t);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
 ACCRETE_INSTANTIATE(f16)

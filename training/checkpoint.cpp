@@ -43,7 +43,7 @@ void read_entries(const Safetensors& file, const std::vector<ParamEntry>& entrie
       problems.push_back(text.str());
       continue;
     }
-    if (flat.data() && found->bytes > 0) std::memcpy(flat.ptr<float>() + e.offset, found->data, found->bytes);
+    if (flat.data()) flat.flat(e.offset, e.count()).read(found->data);
   }
 }
 
@@ -96,8 +96,9 @@ void save_checkpoint(const fs::path& target, const ParamStore& store, const Step
     for (const auto& [name, list] : numbers)
       entries.push_back(
           {name, "F64", {static_cast<int64_t>(list.size())}, reinterpret_cast<const std::byte*>(list.data()), 0});
+    std::vector<Tensor> kept;  // until the file is written
     for (const auto& [name, flat] : stepper.state())
-      if (name != "ema") add_entries(entries, store.entries(), flat, name + ".");
+      if (name != "ema") add_entries(entries, store.entries(), kept.emplace_back(flat.on_host()), name + ".");
     save_safetensors(temporary / "optim.safetensors", entries);
     if (const auto ema = stepper.state().find("ema"); ema != stepper.state().end())
       save_flat(temporary / "ema.safetensors", store.entries(), ema->second);
@@ -121,7 +122,8 @@ void save_flat(const fs::path& file, const std::vector<ParamEntry>& list, const 
   std::error_code ignored;
   fs::create_directories(file.parent_path(), ignored);
   std::vector<SafetensorsEntry> entries;
-  add_entries(entries, list, flat, "");
+  const Tensor host = flat.on_host();
+  add_entries(entries, list, host, "");
   save_safetensors(file, entries);
 }
 
@@ -206,8 +208,9 @@ void keep_batch(const fs::path& file, const Batch& batch) {
 
 std::string checksum(const ParamStore& store) {
   Sha256 hash;
-  for (size_t i = 0; i < store.entries().size(); ++i) {
-    const Tensor v = store.value(static_cast<int>(i));
+  const Tensor values = store.values().on_host();
+  for (const ParamEntry& e : store.entries()) {
+    const Tensor v = values.flat(e.offset, e.count());
     if (v.data()) hash.update(v.data(), static_cast<size_t>(v.bytes()));
   }
   return hash.hex();

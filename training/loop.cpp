@@ -37,6 +37,7 @@ Outcome Loop::run(const std::filesystem::path& checkpoint) {
   const SignalWatch signals;
   mark_ = std::chrono::steady_clock::now();
   const auto begin = mark_;
+  set_tf32(settings_.recipe.precision == "tf32");
   if (settings_.measure_ceiling) view_.ceiling = measured_ceiling(compute(), settings_.device);
   if (!checkpoint.empty()) restore(read_checkpoint_state(checkpoint));
   view_.stages = static_cast<int>(planned_stages(plan_).size());

@@ -77,7 +77,7 @@ void restore(ParamStore& store, const Snapshot& from, Optimizer* optimizer, Miss
     for (size_t i = 0; i < found.size(); ++i) {
       if (found[i] < 0) continue;
       const ParamEntry& e = store.entries()[i];
-      target.flat(e.offset, e.count()).copy_from(from.part(source, found[i]).view(Shape{e.count()}).to(store.device()));
+      target.flat(e.offset, e.count()).copy_from(from.part(source, found[i]).view(Shape{e.count()}));
     }
   };
   copy(store.values(), from.values);

@@ -36,7 +36,7 @@ void Subspace::measure_gradients() {
 void Subspace::step(double lr, const BlockSet& skip) {
   check(skip.groups.empty(), "subspace", "a step in a subspace takes all blocks");
   const bool host = store_.device() == kCpu;
-  const Tensor gradient = host ? store_.grads() : store_.grads().to(kCpu);
+  const Tensor gradient = store_.grads().on_host();
   const auto clip = static_cast<double>(factor_.item());
   if (!std::isfinite(clip)) return;  // the gradients are not finite
   std::vector<double> g = project(basis_, gradient);
@@ -73,7 +73,7 @@ void Subspace::step(double lr, const BlockSet& skip) {
   } else {
     const Tensor values = start.to(kCpu);
     expand(basis_, values, values, g);
-    store_.values().copy_from(values.to(store_.device()));
+    store_.values().copy_from(values);
   }
   store_.refresh();
 }
@@ -93,7 +93,7 @@ Json Subspace::findings() const {
   double sum = 0, size = 0, furthest = 0, moved = 0, length = 0;
   for (const double a : alpha) sum += a, size += std::fabs(a);
   for (size_t i = 0; i < x.size(); ++i) furthest = std::max(furthest, std::fabs(x[i] - begin_[i]));
-  const Tensor now = store_.values().to(kCpu), start = state_.at("start").to(kCpu);
+  const Tensor now = store_.values().on_host(), start = state_.at("start").on_host();
   for (int64_t k = 0; k < now.count(); ++k) {
     const double s = start.ptr<float>()[k], d = now.ptr<float>()[k] - s;
     moved += d * d, length += s * s;

@@ -76,6 +76,8 @@ class Tensor {
   // A deep copy (same device), or on another device.
   Tensor clone() const;
   Tensor to(Device device) const;
+  // This tensor where host code may read it, else a copy on the CPU.
+  Tensor on_host() const { return device_.host() ? *this : to(kCpu); }
   // Copies the values of `source` (same count and dtype) into this tensor's memory.
   void copy_from(const Tensor& source) const;
   void zero() const;

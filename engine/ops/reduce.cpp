@@ -3,6 +3,7 @@
 
 #include "engine/ops/ops.h"
 #include "kernels/cast.h"
+#include "kernels/elementwise.h"
 
 namespace accrete::ops {
 namespace {
@@ -10,8 +11,7 @@ namespace {
 // Gradient of a full reduction: every element receives dy * factor.
 Tensor spread(const Tensor& dy, float factor, const Shape& shape, DType dtype) {
   Tensor dx = Tensor::empty(shape, dtype, dy.device());
-  const float value = dy.item() * factor;
-  on(dx, [&]<class T>(const auto& dev) { kernels::fill<T>(dev, dx.ptr<T>(), value, dx.count()); });
+  on(dx, [&]<class T>(const auto& dev) { kernels::spread<T>(dev, dx.ptr<T>(), dy.ptr<float>(), factor, dx.count()); });
   return dx;
 }
 

@@ -60,7 +60,7 @@ ScheduleConfig averaging_schedule(const std::string& name, const std::string& du
 }
 
 void set_values(StageStart& start, const Tensor& host) {
-  start.store.values().copy_from(host.to(start.store.device()));
+  start.store.values().copy_from(host);
   start.store.refresh();
 }
 
