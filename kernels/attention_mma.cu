@@ -3,11 +3,12 @@
 // between 0 and 1 and relative to the row's largest so far, are rounded to 16 bits for the product with v. The scale is
 // applied to the scores in f32, never to q.
 //
-// Work: 4 * D multiply-add FLOPs (two products) and one exp2 for every visible pair, 1/2 of all pairs when causal.
-// Memory: q and o once, k and v once per 128 queries. Blocks of one head are neighbours in the grid, so k and v come
-// from L2 for all but the first of them: per visible pair 4 * D FLOPs stand against 8 * D / T bytes, hundreds of FLOPs
-// a byte from T = 197 on: bound by the tensor cores, and with D = 64 nearly as much by exp2 (16 a clock and
-// multiprocessor, 62 % of the time of the products). Causal: the longest blocks of a head start first.
+// Work: 4 D FLOPs (two products) and one exp2 for every visible pair; a warp computes at most 31 keys too many per row.
+// Memory: q and o once, k and v once per 128 queries; blocks of one head are neighbours in the grid, so that k and v
+// come from L2 for all but the first of them. That is T / 2 FLOPs a byte (T / 4 causal): bound by the tensor cores from
+// a few hundred tokens on, by memory below. exp2 (16 a clock and multiprocessor) takes about 60 % of the time of the
+// products at D = 64 and can overlap with those of other warps. Causal: the longest blocks of a head start first.
+// Computed, not yet measured.
 #include "kernels/attention_mma.h"
 
 namespace accrete::kernels {

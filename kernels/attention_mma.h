@@ -7,12 +7,15 @@
 //
 // A warp reads a tile's B fragments from shared memory once for its 16 * kM rows: 256 / kM bytes for each product of 16
 // x 8 x 16. Shared memory gives 128 bytes a clock, and the tensor cores take a product every 1.6 clocks or so (Hopper,
-// mma.sync), so with kM = 1 shared memory is the limit and with kM = 2 it is not. kM = 2 where registers allow.
+// mma.sync; computed, not yet measured), so with kM = 1 shared memory is the limit and with kM = 2 it is not. kM = 2
+// where registers allow.
 //
 // Tiles are swizzled: the 16-byte chunk c of row r lies at chunk c ^ (r % 8) of its row (four or twelve chunks to a
 // row: c ^ (r / 2 % 4)), so that the 8 rows that ldmatrix reads at a time, and the rows that cp.async writes, fall into
 // different banks without padding.
 #pragma once
+
+#include <initializer_list>
 
 #include "kernels/attention_head.h"
 #include "kernels/mma.h"
@@ -37,7 +40,8 @@ bool served_by_mma(const AttentionShape& s, std::initializer_list<const T*> q_li
                    std::initializer_list<const T*> kv_like, std::initializer_list<const T*> o_like) {
   if constexpr (kMmaType<T>) {
     constexpr int64_t kLongest = int64_t{1} << 30;
-    bool ok = s.scale > 0.0f && s.q_len < kLongest && s.kv_len < kLongest;
+    const int64_t blocks = s.batch * s.heads * ((s.q_len > s.kv_len ? s.q_len : s.kv_len) / 64 + 1);
+    bool ok = s.scale > 0.0f && s.q_len < kLongest && s.kv_len < kLongest && blocks < 2 * kLongest;
     for (const T* x : q_like) ok = ok && wide_heads(x, s, s.q_row, s.q_batch);
     for (const T* x : kv_like) ok = ok && wide_heads(x, s, s.kv_row, s.kv_batch);
     for (const T* x : o_like) ok = ok && wide_heads(x, s, 0, 0);
