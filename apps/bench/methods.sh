@@ -53,6 +53,7 @@ for method in "${methods[@]}"; do
   # The control's length: a multiple of 1/25 of the training, so that methods of about the same cost share it.
   spent=$(value "$method-s${seeds[0]}" flops)
   cut=$(awk "BEGIN { unit = $steps / 25; print int(int($steps * $spent / $whole / unit + 0.5) * unit + 0.5) }")
+  [ "$cut" -lt "$steps" ] || continue  # a method that costs as much as the baseline needs no other control
   for seed in "${seeds[@]}"; do
     train "cut-$cut-s$seed" wikitext2-7m "$seed" optim.lr="$best" duration="${cut}st"
     [[ " ${names[*]} " == *"/cut-$cut-s$seed "* ]] || names+=("$out/cut-$cut-s$seed")
