@@ -40,8 +40,8 @@ int main(int argc, char** argv) {
   st->add_option("--model", step.model, "gpt2, gpt2-medium, gpt2-large or gpt2-xl")->capture_default_str();
   st->add_option("--batch", step.batch, "Sequences of a step")->check(size)->capture_default_str();
   st->add_option("--length", step.length, "Tokens of a sequence")->check(size)->capture_default_str();
-  st->add_option("--precision", step.precision, "f32 or bf16 (master weights stay f32)")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+  st->add_option("--precision", step.precision, "f32, tf32, bf16 or f16 (master weights stay f32)")
+      ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();
   st->add_option("--depth", step.depth, "Blocks; 0: of the model")->check(size_or_default)->capture_default_str();
   st->add_option("--embed-dim", step.embed_dim, "Width; 0: of the model")

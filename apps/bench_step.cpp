@@ -63,7 +63,7 @@ void bench_step(const StepBench& b, const BenchOptions& o) {
   const int64_t new_allocations = device_allocations(kCpu) - allocations;
   const int64_t engine_peak = memory_use(kCpu).peak, process_peak = peak_process_memory();
   const Ceilings ceilings = measure_ceilings();  // last: its buffers are no part of the step
-  const DType dtype = b.precision == "bf16" ? DType::bf16 : DType::f32;
+  const DType dtype = compute_type(b.precision);
   const Spread s = spread_of(total);
   const double rate = step.flops() / s.median;
 

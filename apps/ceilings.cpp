@@ -56,6 +56,7 @@ Ceilings measure_ceilings() {
   Ceilings c;
   c.gemm_f32 = best_product<float>(DType::f32);
   c.gemm_bf16 = best_product<bf16>(DType::bf16);
+  c.gemm_f16 = best_product<f16>(DType::f16);
   c.copy_one = best_copy(1);
   c.copy_all = std::max(c.copy_one, best_copy(cpu_context().threads));
   release_cache(kCpu);
@@ -63,21 +64,20 @@ Ceilings measure_ceilings() {
 }
 
 Json to_json(const Ceilings& c) {
-  return Json{{"threads", cpu_context().threads},
-              {"gemm", kernels::gemm_backend()},
-              {"gemm_f32_flops_per_second", c.gemm_f32},
-              {"gemm_bf16_flops_per_second", c.gemm_bf16},
-              {"copy_bytes_per_second_1_thread", c.copy_one},
+  return Json{{"threads", cpu_context().threads},        {"gemm", kernels::gemm_backend()},
+              {"gemm_f32_flops_per_second", c.gemm_f32}, {"gemm_bf16_flops_per_second", c.gemm_bf16},
+              {"gemm_f16_flops_per_second", c.gemm_f16}, {"copy_bytes_per_second_1_thread", c.copy_one},
               {"copy_bytes_per_second", c.copy_all}};
 }
 
 std::string to_text(const Ceilings& c) {
   char text[256];
-  std::snprintf(text, sizeof text,
-                "ceilings measured now, %d threads, %s: product f32 %.0f, bf16 %.0f GFLOP/s; copy %.1f GB/s (1 thread "
-                "%.1f), read + written",
-                cpu_context().threads, kernels::gemm_backend(), c.gemm_f32 / 1e9, c.gemm_bf16 / 1e9, c.copy_all / 1e9,
-                c.copy_one / 1e9);
+  std::snprintf(
+      text, sizeof text,
+      "ceilings measured now, %d threads, %s: product f32 %.0f, bf16 %.0f, f16 %.0f GFLOP/s; copy %.1f GB/s (1 thread "
+      "%.1f), read + written",
+      cpu_context().threads, kernels::gemm_backend(), c.gemm_f32 / 1e9, c.gemm_bf16 / 1e9, c.gemm_f16 / 1e9,
+      c.copy_all / 1e9, c.copy_one / 1e9);
   return text;
 }
 

@@ -8,10 +8,12 @@
 namespace accrete {
 
 struct Ceilings {
-  double gemm_f32 = 0, gemm_bf16 = 0;  // FLOP/s of the best large matrix product, all threads
-  double copy_one = 0, copy_all = 0;   // bytes/s of copying memory beyond the caches, read + written, 1 and all threads
+  double gemm_f32 = 0, gemm_bf16 = 0, gemm_f16 = 0;  // FLOP/s of the best large matrix product, all threads
+  double copy_one = 0, copy_all = 0;  // bytes/s of copying memory beyond the caches, read + written, 1 and all threads
 
-  double flops(DType dtype) const { return dtype == DType::bf16 ? gemm_bf16 : gemm_f32; }
+  double flops(DType dtype) const {
+    return dtype == DType::bf16 ? gemm_bf16 : dtype == DType::f16 ? gemm_f16 : gemm_f32;
+  }
   // The least time for this much arithmetic and memory traffic, when neither hides the other.
   double floor_seconds(double work_flops, double work_bytes, DType dtype) const {
     return work_flops / flops(dtype) + work_bytes / copy_all;

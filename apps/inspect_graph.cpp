@@ -19,8 +19,8 @@ namespace accrete {
 namespace {
 
 // Memory traffic of an AdamW step per parameter: clearing the gradient, reading it for the norm, then value, gradient
-// and two moments in, value and two moments out, and the bf16 copy out.
-double update_bytes(double params, bool bf16) { return params * (4 + 4 + 16 + 12 + (bf16 ? 2 : 0)); }
+// and two moments in, value and two moments out, and the rounded copy out.
+double update_bytes(double params, bool copy) { return params * (4 + 4 + 16 + 12 + (copy ? 2 : 0)); }
 
 // "blocks.3.attn" -> "blocks.*.attn"
 std::string without_numbers(const std::string& path) {
@@ -194,12 +194,11 @@ void inspect_graph(Recipe recipe, const Family& family, Device device, const Gra
     fastest = {std::min(fastest.forward, s.forward), std::min(fastest.backward, s.backward),
                std::min(fastest.optimizer, s.optimizer)};
   }
-  const DType dtype = recipe.precision == "bf16" ? DType::bf16 : DType::f32;
+  const DType dtype = compute_type(recipe.precision);
   const Ceilings ceilings = measure_ceilings();
   add_recomputed(graph, step.flops(), step.bytes());
   add_floors(graph, ceilings, dtype);
-  const double traffic =
-      update_bytes(static_cast<double>(step.model().params().parameter_count()), dtype == DType::bf16);
+  const double traffic = update_bytes(static_cast<double>(step.model().params().parameter_count()), is_half(dtype));
   Json s;
   s["title"] = recipe.family + ", " + stage_note(stage);
   s["model"] = recipe.model;

@@ -75,7 +75,7 @@ Json report(const Recipe& recipe, const Stage& stage, const Family& family, int6
   check(stage.batch.size % micro == 0, "config", "batch.micro (", micro, ") does not divide batch.size (",
         stage.batch.size, ")");
   const DryStep d = dry_step(recipe, stage, family, micro);
-  // Values, gradients, optimizer state and the bf16 copy of one parameter.
+  // Values, gradients, optimizer state and the rounded copy of one parameter.
   int64_t fixed = 0;
   for (const Segment s : {Segment::params, Segment::grads, Segment::optimizer})
     fixed += d.after.segment[static_cast<int>(s)].now;

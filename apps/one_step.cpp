@@ -7,7 +7,8 @@ namespace accrete {
 
 OneStep::OneStep(const Recipe& recipe, const Stage& stage, const ModelFactory& make_model, Device device)
     : recipe_(recipe), stage_(stage), device_(device) {
-  model_ = make_model(stage.model, recipe.precision == "bf16" ? DType::bf16 : DType::f32, device);
+  set_tf32(recipe.precision == "tf32");
+  model_ = make_model(stage.model, compute_type(recipe.precision), device);
   ParamStore& store = model_->params();
   if (stage.trainable)
     for (size_t i = 0; i < store.entries().size(); ++i)

@@ -156,7 +156,9 @@ nlohmann::json gpt_hf_config(const GptConfig& c, DType dtype, std::optional<int6
       {"n_positions", c.context},
       {"resid_pdrop", c.resid_dropout},
       {"scale_attn_weights", true},
-      {"torch_dtype", dtype == DType::bf16 ? "bfloat16" : "float32"},
+      {"torch_dtype", dtype == DType::bf16  ? "bfloat16"
+                      : dtype == DType::f16 ? "float16"
+                                            : "float32"},
       {"use_cache", true},
       {"vocab_size", c.vocab_size},
   };

@@ -32,7 +32,7 @@ nlohmann::json gpt_hf_config(const GptConfig& config, DType dtype = DType::f32,
 std::unique_ptr<Gpt> read_gpt_hf(const std::filesystem::path& path, DType compute, Device device);
 
 struct GptHfOptions {
-  DType dtype = DType::f32;            // of the weights in the file: f32 or bf16
+  DType dtype = DType::f32;            // of the weights in the file: f32, bf16 or f16
   int64_t vocab_size = 0;              // keep only the first rows of a padded vocabulary; 0: all
   std::optional<int64_t> end_of_text;  // id for bos_token_id and eos_token_id
 };

@@ -11,15 +11,6 @@
 namespace accrete {
 namespace {
 
-// IEEE half precision: 1 sign, 5 exponent (bias 15), 10 mantissa bits. Exact in f32.
-float half_to_float(uint16_t h) {
-  const float sign = h & 0x8000u ? -1.0f : 1.0f;
-  const int exponent = h >> 10 & 0x1f, mantissa = h & 0x3ff;
-  if (exponent == 0x1f) return mantissa ? std::nanf("") : sign * INFINITY;
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
-  return sign * std::ldexp(static_cast<float>(mantissa | 0x400), exponent - 25);
-}
-
 template <class T>
 T load_at(const std::byte* data, size_t i) {  // files of other writers may be unaligned
   T value;
@@ -114,7 +105,7 @@ std::vector<float> values_of(const SafetensorsEntry& e, bool transposed) {
   } else if (e.dtype == "F64") {
     v = converted(e.bytes / 8, [&](size_t i) { return static_cast<float>(load_at<double>(e.data, i)); });
   } else if (e.dtype == "F16") {
-    v = converted(e.bytes / 2, [&](size_t i) { return half_to_float(load_at<uint16_t>(e.data, i)); });
+    v = converted(e.bytes / 2, [&](size_t i) { return to_float(f16{load_at<uint16_t>(e.data, i)}); });
   } else if (e.dtype == "BF16") {
     v = converted(e.bytes / 2, [&](size_t i) { return to_float(bf16{load_at<uint16_t>(e.data, i)}); });
   } else {
@@ -136,12 +127,12 @@ void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, cons
 
 void save_tensors(const std::filesystem::path& path, const ParamStore& store, const std::vector<TensorName>& table,
                   DType dtype, const TextMap& metadata) {
-  check(dtype == DType::f32 || dtype == DType::bf16, "weights", "expected f32 or bf16; got ", name_of(dtype));
+  check(is_float(dtype), "weights", "expected f32, bf16 or f16; got ", name_of(dtype));
   std::vector<SafetensorsEntry> entries;
-  for (const TensorName& t : table)
-    entries.push_back({t.theirs, dtype == DType::f32 ? "F32" : "BF16", t.stored_shape().vector(), nullptr, 0});
+  const char* type = dtype == DType::f32 ? "F32" : dtype == DType::bf16 ? "BF16" : "F16";
+  for (const TensorName& t : table) entries.push_back({t.theirs, type, t.stored_shape().vector(), nullptr, 0});
   std::vector<float> values;
-  std::vector<bf16> narrow;
+  std::vector<uint16_t> narrow;
   const auto fetch = [&](size_t i) -> const void* {
     const TensorName& t = table[i];
     const auto count = static_cast<size_t>(t.shape.count());
@@ -157,7 +148,9 @@ void save_tensors(const std::filesystem::path& path, const ParamStore& store, co
     }
     if (dtype == DType::f32) return values.data();
     narrow.resize(count);
-    std::transform(values.begin(), values.end(), narrow.begin(), from_float<bf16>);
+    std::transform(values.begin(), values.end(), narrow.begin(), [dtype](float x) {
+      return dtype == DType::bf16 ? from_float<bf16>(x).bits : from_float<f16>(x).bits;
+    });
     return narrow.data();
   };
   save_safetensors(path, entries, fetch, metadata);

@@ -42,9 +42,9 @@ std::vector<float> values_of(const SafetensorsEntry& entry, bool transposed = fa
 // Sets the parameters that the table names and refreshes the store. check_tensors comes first.
 void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, const FoundTensors& found);
 
-// Writes the parameters that the table names, in its names, shapes and layout, as f32 or bf16. A table row with fewer
-// rows than the parameter has writes the first ones (a vocabulary padded for speed). Rows whose `ours` is empty are
-// written as zeros. Streams: one tensor at a time is in memory twice.
+// Writes the parameters that the table names, in its names, shapes and layout, as f32, bf16 or f16. A table row with
+// fewer rows than the parameter has writes the first ones (a vocabulary padded for speed). Rows whose `ours` is empty
+// are written as zeros. Streams: one tensor at a time is in memory twice.
 void save_tensors(const std::filesystem::path& path, const ParamStore& store, const std::vector<TensorName>& table,
                   DType dtype, const TextMap& metadata = kPytorchMetadata);
 
