@@ -64,7 +64,7 @@ void inspect_ops(bool json) {
   if (!json) {
     std::printf("%-20s", "op");
     for (const Device d : devices())
-      for (const DType t : {DType::f32, DType::bf16})
+      for (const DType t : {DType::f32, DType::bf16, DType::f16})
         std::printf(" %-9s", (std::string(name_of(d)) + " " + std::string(name_of(t))).c_str());
     std::printf(" %-8s %-5s %5s  %-9s %-9s %s\n", "gradient", "plain", "cases", "f32 tol", "bf16 tol", "functions");
   }
@@ -76,12 +76,13 @@ void inspect_ops(bool json) {
            {"f32_tolerance", row.value_tolerance},
            {"f32_gradient_tolerance", row.gradient_tolerance},
            {"bf16_tolerance", row.bf16_tolerance},
+           {"f16_tolerance", row.half_tolerance(DType::f16)},
            {"why", row.why}};
     bool gradient = true;
     std::string marks;
     j["devices"] = Json::object();
     for (const Device d : devices()) {
-      for (const DType t : {DType::f32, DType::bf16}) {
+      for (const DType t : {DType::f32, DType::bf16, DType::f16}) {
         const Support s = try_op(row, t, d);
         gradient = gradient && s.gradient;
         Json& cell = j["devices"][std::string(name_of(d))][std::string(name_of(t))];

@@ -1,7 +1,7 @@
 // Every row of the op table (engine/ops/op_cases.h) on every device: values against double precision, gradients against
-// central differences of the double-precision reference, fused against plain, bf16 against f32 on the same rounded
-// inputs, the emulator in three warp orders, the dry device. All fresh memory holds NaN (set_poison), so a value that
-// an op forgets to write shows.
+// central differences of the double-precision reference, fused against plain, bf16 and f16 against f32 on the same
+// rounded inputs, the emulator in three warp orders, the dry device. All fresh memory holds NaN (set_poison), so a
+// value that an op forgets to write shows.
 //   ACCRETE_OP_SPEED=1   instead of testing prints the speed of every row
 //   ACCRETE_OP_ERRORS=1  also prints the largest error of every row beside its tolerance
 #include <doctest/doctest.h>
@@ -215,11 +215,11 @@ void check_against_reference(const OpRow& row, const OpCase& c, const Expected& 
 
 Tensors leaves(const OpCase& c, DType dtype, Device device) { return ops::make_inputs(c, dtype, device, 77, true); }
 
-// The same numbers as the bf16 inputs, held in f32.
-Tensors widened_leaves(const OpCase& c, Device device) {
+// The same numbers as the inputs in a half type, held in f32.
+Tensors widened_leaves(const OpCase& c, DType half, Device device) {
   Tensors out;
-  for (const Tensor& t : leaves(c, DType::bf16, device))
-    out.push_back(t.defined() && t.dtype() == DType::bf16 ? require_grad(ops::cast(t, DType::f32).detach()) : t);
+  for (const Tensor& t : leaves(c, half, device))
+    out.push_back(t.defined() && t.dtype() == half ? require_grad(ops::cast(t, DType::f32).detach()) : t);
   return out;
 }
 
@@ -233,9 +233,9 @@ void check_same_as(const OpRow& row, const OpCase& c, const std::string& kind, c
                  want.grads[i], gradient_tolerance);
 }
 
-// The plain composition rounds every intermediate to bf16 where the fused op keeps f32; a softmax weight or a
+// The plain composition rounds every intermediate to the half type where the fused op keeps f32; a softmax weight or a
 // normalised value then carries several of them.
-constexpr double kPlainBf16Tolerance = 0.03;
+double plain_tolerance(DType half) { return half == DType::bf16 ? 0.03 : 0.03 / 8; }
 
 void check_row(const OpRow& row, Device device, const std::string& where) {
   for (const OpCase& c : row.cases) {
@@ -247,14 +247,18 @@ void check_row(const OpRow& row, Device device, const std::string& where) {
     for (size_t i = 0; i < before.size(); ++i)
       CHECK_MESSAGE(before[i].v == after[i].v, label(row, c, where) << " overwrote input " << i);
 
-    const Result wide = run_case(row, c, row.run, widened_leaves(c, device));
-    const Result narrow = run_case(row, c, row.run, leaves(c, DType::bf16, device));
-    check_same_as(row, c, "bf16", narrow, wide, row.bf16_tolerance, row.bf16_tolerance);
-    if (!row.plain) continue;
-    check_same_as(row, c, "plain", run_case(row, c, row.plain, leaves(c, DType::f32, device)), f32,
-                  4 * row.value_tolerance, 4 * row.gradient_tolerance);
-    check_same_as(row, c, "plain bf16", run_case(row, c, row.plain, leaves(c, DType::bf16, device)), wide,
-                  kPlainBf16Tolerance, kPlainBf16Tolerance);
+    if (row.plain)
+      check_same_as(row, c, "plain", run_case(row, c, row.plain, leaves(c, DType::f32, device)), f32,
+                    4 * row.value_tolerance, 4 * row.gradient_tolerance);
+    for (const DType half : {DType::bf16, DType::f16}) {
+      const std::string type(name_of(half));
+      const Result wide = run_case(row, c, row.run, widened_leaves(c, half, device));
+      const Result narrow = run_case(row, c, row.run, leaves(c, half, device));
+      check_same_as(row, c, type, narrow, wide, row.half_tolerance(half), row.half_tolerance(half));
+      if (row.plain)
+        check_same_as(row, c, "plain " + type, run_case(row, c, row.plain, leaves(c, half, device)), wide,
+                      plain_tolerance(half), plain_tolerance(half));
+    }
   }
 }
 
@@ -339,7 +343,7 @@ TEST_CASE("the dry device gives the shapes and the cost of the cpu and touches n
   if (speed_mode()) return;
   for (const OpRow& row : ops::op_table())
     for (const OpCase& c : row.cases)
-      for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
         const Result cpu = run_case(row, c, row.run, leaves(c, dtype, kCpu));
         const int64_t before = device_allocations(kDry);
         const Result dry = run_case(row, c, row.run, leaves(c, dtype, kDry));
@@ -431,7 +435,7 @@ TEST_CASE("speed of every op (ACCRETE_OP_SPEED=1)") {
   std::printf("%-20s %-5s %10s %8s %8s   %10s %8s %8s\n", "op", "type", "forward", "GB/s", "GFLOP/s", "backward",
               "GB/s", "GFLOP/s");
   for (const OpRow& row : ops::op_table())
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       const ops::OpSpeed s = ops::measure_speed(row, dtype, kCpu, 10);
       const auto rate = [](double amount, double seconds) { return seconds > 0 ? amount / seconds * 1e-9 : 0.0; };
       std::printf("%-20s %-5s %7.3f ms %8.1f %8.1f   %7.3f ms %8.1f %8.1f\n", row.name.c_str(),

@@ -286,7 +286,7 @@ inline Arrays evaluate(const std::string& op, const Arrays& in, const Settings& 
   if (op == "affine") return {map(in[0], [&](double x) { return alpha * x + beta; })};
   if (op == "bias_add") return {by_column(in[0], in[1], [](double x, double b) { return x + b; })};
   if (op == "column_scale") return {by_column(in[0], in[1], [](double x, double b) { return x * b; })};
-  if (op == "cast") return {in[0]};
+  if (op == "cast" || op == "cast_f16") return {in[0]};
   if (op == "dropout") return {dropout(in[0], s)};
   if (op == "reshape") return {reshape(in[0], s)};
   if (op == "transpose") return {transpose(in[0])};

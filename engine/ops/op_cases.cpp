@@ -16,7 +16,7 @@ OpInput vec(int64_t n, double low = -1, double high = 1) { return {Shape{n}, low
 OpInput ids(Shape shape, double low, double high) { return {shape, low, high, Kind::ids}; }
 const OpInput kAbsent{Shape{}, 0, 0, Kind::absent};
 
-// Reasons. f32 keeps 24 bits (6e-8), bf16 keeps 8 (half a step is at most 2^-8 = 0.004 of the value).
+// Reasons. f32 keeps 24 bits (6e-8), bf16 keeps 8 (half a step is at most 2^-8 = 0.004 of the value), f16 keeps 11.
 const std::string kExact = "one rounding of an f32 result; bf16 rounds the value once, a gradient at most twice";
 const std::string kMath =
     "a few roundings of exp, tanh or erf; 1 - tanh^2 cancels, more so without fused multiply-adds; bf16 rounds twice";
@@ -129,16 +129,18 @@ void add_elementwise(std::vector<OpRow>& table) {
     table.push_back(std::move(row));
   }
 
-  OpRow cast_row{.name = "cast", .functions = {"cast"}};
-  cast_row.run = [](const Tensors& x, const OpSettings&) {  // to the other type and back
-    const DType other = x[0].dtype() == DType::f32 ? DType::bf16 : DType::f32;
-    return Tensors{cast(x[0], other)};
-  };
-  for (const Shape& s : kElementShapes) cast_row.cases.push_back({{act(s)}, {}});
-  cast_row.speed = {{act(kSpeedShape)}, {}};
-  cast_row.value_tolerance = cast_row.gradient_tolerance = cast_row.bf16_tolerance = 0.004;
-  cast_row.why = "half a step of bf16 (2^-8)";
-  table.push_back(std::move(cast_row));
+  for (const DType narrow : {DType::bf16, DType::f16}) {
+    OpRow row{.name = narrow == DType::bf16 ? "cast" : "cast_f16", .functions = {"cast"}};
+    row.run = [narrow](const Tensors& x, const OpSettings&) {  // to the other type and back
+      return Tensors{cast(x[0], x[0].dtype() == DType::f32 ? narrow : DType::f32)};
+    };
+    for (const Shape& s : kElementShapes) row.cases.push_back({{act(s)}, {}});
+    row.speed = {{act(kSpeedShape)}, {}};
+    row.value_tolerance = row.gradient_tolerance = row.bf16_tolerance = narrow == DType::bf16 ? 0.004 : 0.0005;
+    row.f16_tolerance = row.bf16_tolerance;  // the run in f32 that is compared with rounds to `narrow`
+    row.why = narrow == DType::bf16 ? "half a step of bf16 (2^-8)" : "half a step of f16 (2^-11)";
+    table.push_back(std::move(row));
+  }
 
   OpRow drop{.name = "dropout", .functions = {"dropout"}};
   drop.run = [](const Tensors& x, const OpSettings& s) { return Tensors{dropout(x[0], s.dropout, s.key, s.first)}; };

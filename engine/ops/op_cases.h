@@ -33,7 +33,7 @@ struct OpSettings {
 // One input. Numbers are uniform in [low, high); ids are integers in [low, high).
 struct OpInput {
   enum class Kind : uint8_t {
-    activation,  // in the type of the case: f32 or bf16
+    activation,  // in the type of the case: f32, bf16 or f16
     vector,      // f32 always: biases, norm parameters
     ids,         // i32, no gradient
     absent,      // an undefined tensor
@@ -58,6 +58,13 @@ struct OpRow {
   // Largest error allowed, as a part of the largest magnitude of the correct result: f32 values, f32 gradients, and
   // bf16 (both) against an f32 run on the same rounded inputs.
   double value_tolerance, gradient_tolerance, bf16_tolerance;
+  // The same for f16; negative: follows from that for bf16. The numbers of f16 are eight times finer, and those of the
+  // cases lie within its range; f32 sums and numbers below its normal ones (6e-5) leave the rest.
+  double f16_tolerance = -1;
+  double half_tolerance(DType t) const {
+    if (t == DType::bf16 || bf16_tolerance == 0) return bf16_tolerance;
+    return f16_tolerance < 0 ? bf16_tolerance / 8 + 2e-5 : f16_tolerance;
+  }
   std::string why;          // these tolerances
   std::string no_gradient;  // the reason, for an op that has none
 };
