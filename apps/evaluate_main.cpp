@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Options {
-  std::string model, data, split = "valid", task = "perplexity", precision = "f32", device = "cpu";
+  std::string model, data, split = "valid", task = "perplexity", precision = "f32", device = "auto";
   int64_t length = 0, stride = 0, batch = 0, batches = 0;
   int threads = 1;
   ReportOptions report;
@@ -147,10 +147,11 @@ void print_text(const Json& j, bool partial) {
 
 void evaluate(const Options& o) {
   set_threads(o.threads);
+  set_tf32(o.precision == "tf32");
   const Device device = parse_device(o.device);
   const fs::path data = o.data;
   check(fs::exists(data), "evaluate", "--data ", data.string(), " does not exist");
-  const auto model = load_model(o.model, o.precision == "bf16" ? DType::bf16 : DType::f32, device);
+  const auto model = load_model(o.model, compute_type(o.precision), device);
   const Json config = model->config();
   check(config.contains("vocab_size") && config.contains("context"), "evaluate", "a model of family \"",
         model->family(), "\" has no task \"", o.task, "\"");
@@ -205,11 +206,10 @@ int main(int argc, char** argv) {
   app.add_option("--batches", o.batches, "Stop after so many batches; 0: the whole split")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--precision", o.precision, "f32 or bf16, of activations and products")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+  app.add_option("--precision", o.precision, "f32, tf32, bf16 or f16, of activations and products")
+      ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();
-  app.add_option("--device", o.device, "cpu, or emu: the CUDA kernels under the block emulator (slow)")
-      ->capture_default_str();
+  add_device_option(app, o.device);
   add_threads_option(app, o.threads);
   add_report_options(app, o.report);
   return run_program(app, argc, argv, [&] { evaluate(o); });

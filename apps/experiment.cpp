@@ -8,8 +8,7 @@ namespace accrete {
 
 Experiment::Experiment(const std::string& name, const std::string& what) : options(what, name) {
   options.add_option("--out", out, "Folder for results (default: none are kept)");
-  options.add_option("--device", device_name_, "cpu, or emu: the CUDA kernels under the block emulator (slow)")
-      ->capture_default_str();
+  add_device_option(options, device_name_);
   options.add_option("--seed", seed, "Address of all random numbers")->capture_default_str();
   add_threads_option(options, threads_);
   add_report_options(options, report);

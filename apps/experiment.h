@@ -36,7 +36,7 @@ class Experiment {
   void result(const Json& values) const;
 
  private:
-  std::string device_name_ = "cpu";
+  std::string device_name_ = "auto";
   int threads_ = 1;
 };
 

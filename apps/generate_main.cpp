@@ -15,7 +15,7 @@ using namespace accrete;
 namespace {
 
 struct Options {
-  std::string model, prompt, tokenizer, device = "cpu", precision = "f32";
+  std::string model, prompt, tokenizer, device = "auto", precision = "f32";
   int threads = 1;
   bool greedy = false, ignore_end = false;
   GenerateOptions generate;
@@ -31,9 +31,10 @@ std::unique_ptr<Tokenizer> tokenizer_of(const Options& o) {
 
 void run(Options o) {
   set_threads(o.threads);
+  set_tf32(o.precision == "tf32");
   if (o.greedy) o.generate.sampling.temperature = 0;
   check_sampling(o.generate.sampling);
-  const auto model = load_model(o.model, o.precision == "bf16" ? DType::bf16 : DType::f32, parse_device(o.device));
+  const auto model = load_model(o.model, compute_type(o.precision), parse_device(o.device));
   const auto* gpt = dynamic_cast<const Gpt*>(model.get());
   check(gpt != nullptr, "generate", o.model, " is a ", model->family(), " model; expected gpt");
   const auto tokenizer = tokenizer_of(o);
@@ -101,11 +102,10 @@ int main(int argc, char** argv) {
   app.add_option("--seed", o.generate.sampling.seed, "The same seed gives the same text")->capture_default_str();
   app.add_flag("--ignore-end", o.ignore_end, "Go on after an end-of-text token (default: off)");
   app.add_option("--tokenizer", o.tokenizer, "Folder or file of the tokenizer (default: beside the model)");
-  app.add_option("--precision", o.precision, "Number type of activations and products: f32 or bf16")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+  app.add_option("--precision", o.precision, "Number type of activations and products: f32, tf32, bf16 or f16")
+      ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();
-  app.add_option("--device", o.device, "cpu, or emu: the CUDA kernels under the block emulator (slow)")
-      ->capture_default_str();
+  add_device_option(app, o.device);
   add_threads_option(app, o.threads);
   add_report_options(app, o.report);
   app.footer(

@@ -55,8 +55,7 @@ int main(int argc, char** argv) {
   g->add_option("--repeats", graph.repeats, "Steps to time; the shortest time of each op counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  g->add_option("--device", device, "cpu, or emu: the CUDA kernels under the block emulator (slow)")
-      ->capture_default_str();
+  add_device_option(*g, device);
   add_threads_option(*g, threads);
 
   CLI::App* checkpoint = json(app.add_subcommand("checkpoint", "Checkpoints of a run: step, stage, cost, files"));

@@ -37,6 +37,14 @@ void add_report_options(CLI::App& app, ReportOptions& options) {
   app.add_flag("--quiet", options.quiet, "No progress on stderr (default: off)");
 }
 
+void add_device_option(CLI::App& app, std::string& device) {
+  app.add_option(
+         "--device", device,
+         "cpu, cuda, cuda:N, emu (the CUDA kernels under the block emulator, slow), or auto: the first GPU where "
+         "there is one, else cpu")
+      ->capture_default_str();
+}
+
 void add_threads_option(CLI::App& app, int& threads) {
   threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   app.add_option("--threads", threads, "Threads to use; changes the time, never the result")

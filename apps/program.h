@@ -14,6 +14,8 @@ struct ReportOptions {
   void log(const std::string& line) const;
 };
 void add_report_options(CLI::App& app, ReportOptions& options);
+// --device, read by parse_device.
+void add_device_option(CLI::App& app, std::string& device);
 // --threads; the default is the number of threads of the machine.
 void add_threads_option(CLI::App& app, int& threads);
 

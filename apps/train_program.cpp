@@ -18,11 +18,12 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Options {
-  std::string recipe, out, device = "cpu", until, memory_limit, only;
+  std::string recipe, out, device = "auto", until, memory_limit, only;
   std::vector<std::string> overrides;
   std::optional<int64_t> seed;
   int threads = 1;
   double hours = 0;
+  bool eager = false, sync = false;
   bool resume = false, print_config = false, dry_run = false;
   ReportOptions report;
 };
@@ -77,8 +78,7 @@ void print_prediction(const LoopSettings& settings, const Plan& plan, const Opti
     std::cout << Json{{"stages", list}, {"flops", flops}, {"tokens", tokens}}.dump(2) << "\n";
     return;
   }
-  const double ceiling =
-      measured_ceiling(settings.recipe.precision == "bf16" ? DType::bf16 : DType::f32, settings.device);
+  const double ceiling = measured_ceiling(compute_type(settings.recipe.precision), settings.device);
   for (size_t i = 0; i < stages.size(); ++i) {
     const StagePrediction& p = stages[i];
     std::cout << "stage " << i + 1 << "/" << stages.size() << " \"" << p.name << "\": " << p.note << "\n  parameters "
@@ -107,10 +107,10 @@ void check_same_recipe(const fs::path& config, const Recipe& recipe) {
         "); hint: use the old settings, or another --out for a new run");
 }
 
-Json run_config(const Recipe& recipe, const Options& o, int argc, char** argv) {
+Json run_config(const Recipe& recipe, Device device, const Options& o, int argc, char** argv) {
   Json j;
   j["accrete"] = "0.1.0";
-  j["device"] = o.device;
+  j["device"] = describe(device);
   j["threads"] = o.threads;
   j["gemm"] = kernels::gemm_backend();
   j["command"] = std::vector<std::string>(argv, argv + argc);
@@ -132,6 +132,8 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   set_threads(o.threads);
   LoopSettings settings;
   settings.device = parse_device(o.device);
+  settings.record_launches = !o.eager;
+  set_sync_each(o.sync);
   if (!o.memory_limit.empty()) set_memory_limit(parse_bytes(o.memory_limit));
   settings.recipe = read_recipe(o, family);
   settings.make_model = family.make_model;
@@ -176,7 +178,8 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   std::error_code error;
   fs::create_directories(run, error);
   check(!error, "train", "cannot make the run folder ", run.string(), ": ", error.message());
-  if (!started) write_text(run / "config.json", run_config(settings.recipe, o, argc, argv).dump(2) + "\n");
+  if (!started)
+    write_text(run / "config.json", run_config(settings.recipe, settings.device, o, argc, argv).dump(2) + "\n");
   if (family.prepare_folder) family.prepare_folder(settings.recipe, run / "model");
 
   fs::path from;
@@ -248,8 +251,10 @@ int run_train_program(int argc, char** argv, const Family& family) {
   app.add_option("--only", o.only,
                  "Train only this part of the plan, sets plan.only: with incubation meta, or the number of a module");
   app.add_option("--seed", o.seed, "Seed of the run (default: of the recipe)")->check(CLI::NonNegativeNumber);
-  app.add_option("--device", o.device, "cpu, or emu: the CUDA kernels under the block emulator (slow)")
-      ->capture_default_str();
+  add_device_option(app, o.device);
+  app.add_flag("--eager", o.eager,
+               "On a GPU: start every kernel of a step anew instead of replaying recorded steps (default: off)");
+  app.add_flag("--sync", o.sync, "On a GPU: wait for every kernel, so that an error names its kernel (default: off)");
   app.add_option("--memory-limit", o.memory_limit, "Memory the engine may take, e.g. 4G (default: what is available)");
   add_threads_option(app, o.threads);
   add_report_options(app, o.report);
