@@ -122,9 +122,9 @@ if (firstBlock && nodes.length < 4000) for (const m of modules.values()) if (m =
 const pick = (x, key) => state.direction === 'forward' ? x[key] : state.direction === 'backward' ? x['backward_' + key] : x[key] + x['backward_' + key];
 
 // ---- colours by kind of op ----
-const kinds = ['linear', 'linear_gelu', 'attention', 'cross_entropy', 'residual_layernorm', 'embedding', 'add'];
+const kinds = ['linear', 'mlp', 'attention', 'cross_entropy', 'residual_layernorm', 'embedding', 'add'];
 const colourOf = (x) => {
-  const op = isModule(x) ? null : x.op.replace('layernorm', 'residual_layernorm').replace('residual_residual', 'residual');
+  const op = isModule(x) ? null : x.op.replace('linear_gelu', 'linear').replace('layernorm', 'residual_layernorm').replace('residual_residual', 'residual');
   const i = kinds.indexOf(op);
   return isModule(x) ? 'var(--c7)' : i >= 0 ? `var(--c${i})` : 'var(--c7)';
 };

@@ -41,7 +41,8 @@ Flops forward_flops(const GptConfig& config, int64_t T) {
   model.logits(Tensor::empty(Shape{1, T}, DType::i32, kDry), {});
   Flops f;
   for (const auto& node : tape.nodes()) {
-    double& kind = node->name.starts_with("linear") ? f.products : node->name == "attention" ? f.attention : f.other;
+    const bool product = node->name == "linear" || node->name == "mlp";
+    double& kind = product ? f.products : node->name == "attention" ? f.attention : f.other;
     kind += node->cost.flops;
   }
   return f;

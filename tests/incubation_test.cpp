@@ -364,7 +364,7 @@ TEST_CASE("T8 modules before the target keep nothing, those after it have no wei
         backward(loss);
         double forward = 0, back = 0;
         for (const auto& node : tape.nodes()) {
-          if (!node->name.starts_with("linear") && node->name != "attention") continue;
+          if (node->name != "linear" && node->name != "mlp" && node->name != "attention") continue;
           forward += node->cost.flops;
           if (node->done) back += node->cost.backward_flops;
         }
@@ -415,7 +415,7 @@ TEST_CASE("section 6: units of all jobs are 3 L + 1.5 K (K - 1) m") {
       Tape tape({.keep_nodes = true});
       backward(model.loss(batch, {}));
       for (const auto& node : tape.nodes())
-        if (node->name.starts_with("linear") && node->module.starts_with("blocks."))
+        if ((node->name == "linear" || node->name == "mlp") && node->module.starts_with("blocks."))
           units += (node->cost.flops + (node->done ? node->cost.backward_flops : 0)) / unit;
     }
     CHECK(units == doctest::Approx(3.0 * L + 1.5 * K * (K - 1) * m).epsilon(1e-9));

@@ -299,6 +299,10 @@ inline Arrays evaluate(const std::string& op, const Arrays& in, const Settings& 
   if (op == "matmul") return {matmul(in[0], in[1], s.trans_a, s.trans_b)};
   if (op == "linear") return {linear(in)};
   if (op == "linear_gelu") return {map(linear(in), [&](double x) { return gelu(x, s.gelu == ops::Gelu::tanh); })};
+  if (op == "mlp") {
+    const Array u = linear({in[0], in[1], in[2]});
+    return {linear({map(u, [&](double x) { return gelu(x, s.gelu == ops::Gelu::tanh); }), in[3], in[4]})};
+  }
   if (op == "layernorm") return {layernorm(in[0], in[1], in[2], eps)};
   if (op == "residual_layernorm") {
     const Array total = zip(in[0], in[1], [](double a, double b) { return a + b; });

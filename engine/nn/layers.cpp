@@ -81,7 +81,8 @@ Mlp::Mlp(Scope s, int64_t embed_dim, int64_t hidden_dim, ops::Gelu form_, Init i
 
 Tensor Mlp::operator()(const Tensor& x, const Context& ctx) const {
   const ModuleScope scope("mlp");
-  return fc2(fc1.with_gelu(x, form, ctx), ctx);
+  return ctx.plain ? ops::mlp_plain(x, fc1.weight(), fc1.bias(), fc2.weight(), fc2.bias(), form)
+                   : ops::mlp(x, fc1.weight(), fc1.bias(), fc2.weight(), fc2.bias(), form);
 }
 
 Tensor dropout(const Tensor& x, float p, std::string_view path, const Context& ctx) {

@@ -1,4 +1,7 @@
 // Matrix products.  y = x w^T + b:   dx = dy w,   dw = dy^T x,   db = sum of the rows of dy
+//
+// What can ride on a product does (kernels::Epilogue): the bias, gelu while its argument is kept for backward, gelu' on
+// the product that makes the gradient of its result, db on the product that makes dw.
 #include "engine/ops/ops.h"
 #include "kernels/gemm.h"
 #include "kernels/reduce.h"
@@ -6,13 +9,29 @@
 namespace accrete::ops {
 namespace {
 
-// c (+)= op(a) op(b) (+ bias); c may be f32 while a and b are bf16.
-void product(const Tensor& c, const Tensor& a, const Tensor& b, const float* bias, const kernels::GemmShape& s) {
+// What rides on a product, in tensors. Undefined: without.
+struct Riders {
+  Tensor bias;
+  kernels::Then then = kernels::Then::nothing;
+  Gelu form = Gelu::tanh;
+  Tensor aux;            // like c
+  Tensor bias_gradient;  // f32, added to
+};
+
+// c (+)= op(a) op(b), with riders; c may be f32 while a and b are bf16 or f16.
+void product(const Tensor& c, const Tensor& a, const Tensor& b, const kernels::GemmShape& s, const Riders& r = {}) {
   on(a, [&]<class T>(const auto& dev) {
+    const auto run = [&]<class Out>(Out* out) {
+      kernels::Epilogue<Out> e{.then = r.then, .erf = r.form == Gelu::erf};
+      if (r.bias.defined()) e.bias = r.bias.ptr<float>();
+      if (r.aux.defined()) e.aux = r.aux.ptr<Out>();
+      if (r.bias_gradient.defined()) e.bias_gradient = r.bias_gradient.ptr<float>();
+      kernels::gemm<T, Out>(dev, out, a.ptr<T>(), b.ptr<T>(), e, s);
+    };
     if (c.dtype() == a.dtype())
-      kernels::gemm<T, T>(dev, c.ptr<T>(), a.ptr<T>(), b.ptr<T>(), bias, s);
+      run(c.ptr<T>());
     else
-      kernels::gemm<T, float>(dev, c.ptr<float>(), a.ptr<T>(), b.ptr<T>(), bias, s);
+      run(c.ptr<float>());
   });
 }
 
@@ -38,30 +57,59 @@ LinearSizes check_linear(const char* where, const Tensor& x, const Tensor& w, co
 
 Tensor linear_value(const Tensor& x, const Tensor& w, const Tensor& b, const LinearSizes& s) {
   Tensor y = Tensor::empty(x.shape().with_last(s.out), x.dtype(), x.device());
-  product(y, x, w, b.defined() ? b.ptr<float>() : nullptr, {.M = s.rows, .N = s.out, .K = s.in, .trans_b = true});
+  product(y, x, w, {.M = s.rows, .N = s.out, .K = s.in, .trans_b = true}, {.bias = b});
   return y;
 }
 
-// Gradients of x, w, b from dy; saved tensors 0 and 1 are x and w.
-Grads linear_grads(const BackwardContext& ctx, const Tensor& dy, const LinearSizes& s) {
-  const Tensor& x = ctx.saved(0);
-  const Tensor& w = ctx.saved(1);
-  Tensor dx, dw, db;
-  if (ctx.needs(1)) {
-    dw = ctx.param_grad(1);
-    product(dw, dy, x, nullptr, {.M = s.out, .N = s.in, .K = s.rows, .trans_a = true, .accumulate = true});
-  }
-  if (ctx.needs(2)) {
-    db = ctx.param_grad(2);
+// y = gelu(u) with u = x w^T + b; u stays undefined where it is not kept.
+Tensor linear_gelu_value(Tensor* u, const Tensor& x, const Tensor& w, const Tensor& b, Gelu form,
+                         const LinearSizes& s) {
+  Tensor y = Tensor::empty(x.shape().with_last(s.out), x.dtype(), x.device());
+  if (u) *u = like(y);
+  product(y, x, w, {.M = s.rows, .N = s.out, .K = s.in, .trans_b = true},
+          {.bias = b, .then = kernels::Then::gelu, .form = form, .aux = u ? *u : Tensor()});
+  return y;
+}
+
+// dw and db of the layer whose weight and bias are inputs `weight` and `weight` + 1; x is its input, dy the gradient of
+// its result.
+void weight_grads(const BackwardContext& ctx, Grads& grads, size_t weight, const Tensor& dy, const Tensor& x,
+                  const LinearSizes& s) {
+  Tensor& dw = grads[weight];
+  Tensor& db = grads[weight + 1];
+  if (ctx.needs(weight + 1)) db = ctx.param_grad(weight + 1);
+  if (ctx.needs(weight)) {
+    dw = ctx.param_grad(weight);
+    product(dw, dy, x, {.M = s.out, .N = s.in, .K = s.rows, .trans_a = true, .accumulate = true},
+            {.bias_gradient = db});
+  } else if (db.defined()) {
     on(dy, [&]<class T>(const auto& dev) {
       kernels::column_sum<T>(dev, db.ptr<float>(), dy.ptr<T>(), s.rows, s.out, true);
     });
   }
+}
+
+// Gradients of x, w, b (inputs 0, 1, 2) from dy.
+Grads linear_grads(const BackwardContext& ctx, const Tensor& x, const Tensor& w, const Tensor& dy,
+                   const LinearSizes& s) {
+  Grads grads(3);
+  weight_grads(ctx, grads, 1, dy, x, s);
   if (ctx.needs(0)) {
-    dx = like(x);
-    product(dx, dy, w, nullptr, {.M = s.rows, .N = s.in, .K = s.out});
+    grads[0] = like(x);
+    product(grads[0], dy, w, {.M = s.rows, .N = s.in, .K = s.out});
   }
-  return {dx, dw, db};
+  return grads;
+}
+
+Cost linear_cost(const LinearSizes& s, const Tensor& x, const Tensor& w, const Tensor& y, bool dx, bool dw) {
+  return product_cost(static_cast<double>(s.rows), static_cast<double>(s.out), static_cast<double>(s.in), x, w, y, dx,
+                      dw);
+}
+
+// gelu writes its result and reads its argument; backward reads two and writes one.
+void add_gelu_bytes(Cost& cost, const Tensor& y) {
+  cost.bytes += 2.0 * static_cast<double>(y.bytes());
+  cost.backward_bytes += 3.0 * static_cast<double>(y.bytes());
 }
 
 }  // namespace
@@ -75,7 +123,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
   const int64_t N = trans_b ? b.size(-2) : b.size(-1), Kb = trans_b ? b.size(-1) : b.size(-2);
   check(K == Kb, "matmul", "inner sizes differ: a is ", a.shape(), ", b is ", b.shape());
   Tensor y = Tensor::empty(a.rank() == 3 ? Shape{batch, M, N} : Shape{M, N}, a.dtype(), a.device());
-  product(y, a, b, nullptr, {.M = M, .N = N, .K = K, .trans_a = trans_a, .trans_b = trans_b, .batch = batch});
+  product(y, a, b, {.M = M, .N = N, .K = K, .trans_a = trans_a, .trans_b = trans_b, .batch = batch});
   const double m = static_cast<double>(batch * M);
   return record(
       "matmul", y, {a, b}, Saved{a, b},
@@ -88,16 +136,16 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
         if (ctx.needs(0)) {
           da = like(a);
           if (trans_a)  // a^T: da = b dy^T
-            product(da, b, dy, nullptr, {.M = K, .N = M, .K = N, .trans_a = trans_b, .trans_b = true, .batch = batch});
+            product(da, b, dy, {.M = K, .N = M, .K = N, .trans_a = trans_b, .trans_b = true, .batch = batch});
           else
-            product(da, dy, b, nullptr, {.M = M, .N = K, .K = N, .trans_b = !trans_b, .batch = batch});
+            product(da, dy, b, {.M = M, .N = K, .K = N, .trans_b = !trans_b, .batch = batch});
         }
         if (ctx.needs(1)) {
           db = like(b);
           if (trans_b)  // b^T: db = dy^T a
-            product(db, dy, a, nullptr, {.M = N, .N = K, .K = M, .trans_a = true, .trans_b = trans_a, .batch = batch});
+            product(db, dy, a, {.M = N, .N = K, .K = M, .trans_a = true, .trans_b = trans_a, .batch = batch});
           else
-            product(db, a, dy, nullptr, {.M = K, .N = N, .K = M, .trans_a = !trans_a, .batch = batch});
+            product(db, a, dy, {.M = K, .N = N, .K = M, .trans_a = !trans_a, .batch = batch});
         }
         return {da, db};
       });
@@ -106,10 +154,9 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b) {
   const LinearSizes s = check_linear("linear", x, w, b);
   const Tensor y = linear_value(x, w, b, s);
-  return record("linear", y, {x, w, b}, Saved{x, w},
-                product_cost(static_cast<double>(s.rows), static_cast<double>(s.out), static_cast<double>(s.in), x, w,
-                             y, requires_grad(x), requires_grad(w)),
-                [s](const BackwardContext& ctx) -> Grads { return linear_grads(ctx, ctx.dy(), s); });
+  return record(
+      "linear", y, {x, w, b}, Saved{x, w}, linear_cost(s, x, w, y, requires_grad(x), requires_grad(w)),
+      [s](const BackwardContext& ctx) -> Grads { return linear_grads(ctx, ctx.saved(0), ctx.saved(1), ctx.dy(), s); });
 }
 
 Tensor linear_plain(const Tensor& x, const Tensor& w, const Tensor& b) {
@@ -122,14 +169,11 @@ Tensor linear_plain(const Tensor& x, const Tensor& w, const Tensor& b) {
 Tensor linear_gelu(const Tensor& x, const Tensor& w, const Tensor& b, Gelu form) {
   const LinearSizes s = check_linear("linear_gelu", x, w, b);
   const Unary f = form == Gelu::tanh ? Unary::gelu_tanh : Unary::gelu_erf;
-  const Tensor u = linear_value(x, w, b, s);  // kept: the derivative of gelu needs it
   const bool keep = grad_enabled();
-  const Tensor y = keep ? like(u) : u;
-  on(u, [&]<class T>(const auto& dev) { kernels::unary_forward<T>(dev, f, y.ptr<T>(), u.ptr<T>(), u.count()); });
-  Cost cost = product_cost(static_cast<double>(s.rows), static_cast<double>(s.out), static_cast<double>(s.in), x, w, y,
-                           requires_grad(x), requires_grad(w));
-  cost.bytes += 2.0 * static_cast<double>(y.bytes());
-  cost.backward_bytes += 3.0 * static_cast<double>(y.bytes());
+  Tensor u;  // kept: the derivative of gelu needs it
+  const Tensor y = linear_gelu_value(keep ? &u : nullptr, x, w, b, form, s);
+  Cost cost = linear_cost(s, x, w, y, requires_grad(x), requires_grad(w));
+  add_gelu_bytes(cost, y);
   return record("linear_gelu", y, {x, w, b}, keep ? Saved{x, w, u} : Saved{}, cost,
                 [s, f](const BackwardContext& ctx) -> Grads {
                   const Tensor& u = ctx.saved(2);
@@ -137,12 +181,48 @@ Tensor linear_gelu(const Tensor& x, const Tensor& w, const Tensor& b, Gelu form)
                   on(u, [&]<class T>(const auto& dev) {
                     kernels::unary_backward<T>(dev, f, du.ptr<T>(), u.ptr<T>(), ctx.dy().template ptr<T>(), u.count());
                   });
-                  return linear_grads(ctx, du, s);
+                  return linear_grads(ctx, ctx.saved(0), ctx.saved(1), du, s);
                 });
 }
 
 Tensor linear_gelu_plain(const Tensor& x, const Tensor& w, const Tensor& b, Gelu form) {
   return gelu(linear_plain(x, w, b), form);
+}
+
+// With u = x w1^T + b1, h = gelu(u), y = h w2^T + b2:
+//   du = (dy w2) * gelu'(u)   in one product: this is why the two layers are one op
+//   dw2 = dy^T h, db2 = sum of the rows of dy;   dx, dw1, db1 from du as in linear
+Tensor mlp(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, Gelu form) {
+  const LinearSizes s1 = check_linear("mlp", x, w1, b1);
+  const bool keep = grad_enabled();
+  Tensor u;
+  const Tensor h = linear_gelu_value(keep ? &u : nullptr, x, w1, b1, form, s1);
+  const LinearSizes s2 = check_linear("mlp", h, w2, b2);
+  const Tensor y = linear_value(h, w2, b2, s2);
+  const bool du_wanted = requires_grad(x) || requires_grad(w1) || requires_grad(b1);
+  Cost cost = linear_cost(s1, x, w1, h, requires_grad(x), requires_grad(w1));
+  const Cost second = linear_cost(s2, h, w2, y, du_wanted, requires_grad(w2));
+  cost.flops += second.flops, cost.bytes += second.bytes;
+  cost.backward_flops += second.backward_flops, cost.backward_bytes += second.backward_bytes;
+  add_gelu_bytes(cost, h);
+  return record("mlp", y, {x, w1, b1, w2, b2}, keep ? Saved{x, w1, u, h, w2} : Saved{}, cost,
+                [s1, s2, form](const BackwardContext& ctx) -> Grads {
+                  const Tensor &x = ctx.saved(0), &w1 = ctx.saved(1), &u = ctx.saved(2), &h = ctx.saved(3),
+                               &w2 = ctx.saved(4), &dy = ctx.dy();
+                  Grads grads(5);
+                  weight_grads(ctx, grads, 3, dy, h, s2);
+                  if (!ctx.needs(0) && !ctx.needs(1) && !ctx.needs(2)) return grads;
+                  const Tensor du = like(u);
+                  product(du, dy, w2, {.M = s2.rows, .N = s2.in, .K = s2.out},
+                          {.then = kernels::Then::gelu_gradient, .form = form, .aux = u});
+                  const Grads first = linear_grads(ctx, x, w1, du, s1);
+                  for (size_t i = 0; i < 3; ++i) grads[i] = first[i];
+                  return grads;
+                });
+}
+
+Tensor mlp_plain(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, Gelu form) {
+  return linear_plain(linear_gelu_plain(x, w1, b1, form), w2, b2);
 }
 
 }  // namespace accrete::ops

@@ -258,6 +258,26 @@ void add_products(std::vector<OpRow>& table) {
       lin.cases.push_back({in, {}});
       for (const Gelu form : {Gelu::tanh, Gelu::erf}) lg.cases.push_back({in, {.gelu = form}});
     }
+  OpRow mlp_row{.name = "mlp", .functions = {"mlp"}};
+  mlp_row.run = [](const Tensors& x, const OpSettings& s) {
+    return Tensors{mlp(x[0], x[1], x[2], x[3], x[4], s.gelu)};
+  };
+  mlp_row.plain = [](const Tensors& x, const OpSettings& s) {
+    return Tensors{mlp_plain(x[0], x[1], x[2], x[3], x[4], s.gelu)};
+  };
+  for (const auto& [x, out] : sizes)
+    for (const auto& [bias1, bias2] : {std::pair{true, true}, {false, false}, {true, false}})
+      for (const Gelu form : {Gelu::tanh, Gelu::erf}) {
+        const int64_t in = x[-1], hidden = 2 * out + 3;
+        // Mostly of one sign: what two layers round would otherwise be compared with a sum that cancels.
+        mlp_row.cases.push_back({{act(x, 0, 1), act(Shape{hidden, in}, -0.5, 1), bias1 ? vec(hidden, 0, 1) : kAbsent,
+                                  act(Shape{out, hidden}, 0, 1), bias2 ? vec(out) : kAbsent},
+                                 {.gelu = form}});
+      }
+  mlp_row.speed = {
+      {act(kSpeedShape, -0.1, 0.1), act(Shape{3072, 768}), vec(3072), act(Shape{768, 3072}, -0.1, 0.1), vec(768)}, {}};
+  mlp_row.value_tolerance = mlp_row.gradient_tolerance = 1e-5, mlp_row.bf16_tolerance = 0.015;
+  mlp_row.why = kChain;
   lin.speed = {{act(kSpeedShape), act(Shape{2304, 768}), vec(2304)}, {}};
   lg.speed = {{act(kSpeedShape, -0.1, 0.1), act(Shape{3072, 768}), vec(3072)}, {}};
   lin.value_tolerance = lin.gradient_tolerance = 5e-6, lin.bf16_tolerance = 0.008;
@@ -266,6 +286,7 @@ void add_products(std::vector<OpRow>& table) {
   lg.why = kChain;
   table.push_back(std::move(lin));
   table.push_back(std::move(lg));
+  table.push_back(std::move(mlp_row));
 }
 
 // ---- normalisation --------------------------------------------------------------------------------------------------

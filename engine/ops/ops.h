@@ -60,6 +60,9 @@ Tensor linear_plain(const Tensor& x, const Tensor& w, const Tensor& b);
 // y = gelu(x w^T + b)
 Tensor linear_gelu(const Tensor& x, const Tensor& w, const Tensor& b, Gelu form);
 Tensor linear_gelu_plain(const Tensor& x, const Tensor& w, const Tensor& b, Gelu form);
+// y = gelu(x w1^T + b1) w2^T + b2: the two layers of a transformer's MLP.
+Tensor mlp(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, Gelu form);
+Tensor mlp_plain(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, Gelu form);
 
 // ---- normalisation (norm.cpp)
 // --------------------------------------------------------------------------------------------- (x - mean) / sqrt(var +
