@@ -32,6 +32,17 @@ struct GraphOptions {
 // Runs training steps, writes the graph of one and prints where its time goes.
 void inspect_graph(Recipe recipe, const Family& family, Device device, const GraphOptions& options);
 
+struct KernelOptions {
+  std::string name;      // of a ladder; empty: lists them
+  bool emulate = false;  // run the steps under the block emulator
+  int step = 0;          // 0: all
+  bool trace = false;    // also what the first block does, in order
+  bool json = false;
+};
+// The ladders of kernels (kernels/ladder/README.md): their steps, what each asks of memory, and, emulated, its
+// launches, shared arrays, barriers and error.
+void inspect_kernel(const KernelOptions& options);
+
 // The page of a graph (graph_json with "step" and "floors" added) as self-contained HTML.
 std::string graph_page(const Json& graph);
 

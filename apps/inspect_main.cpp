@@ -58,6 +58,14 @@ int main(int argc, char** argv) {
   add_device_option(*g, device);
   add_threads_option(*g, threads);
 
+  KernelOptions kernel;
+  CLI::App* k = json(app.add_subcommand("kernel", "The ladders of GPU kernels, and a run of each under the emulator"));
+  k->add_option("name", kernel.name, "Ladder; without it all are listed");
+  k->add_flag("--emulate", kernel.emulate,
+              "Run the steps under the block emulator: launches, shared memory, barriers, errors (default: off)");
+  k->add_option("--step", kernel.step, "Step to show; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
+  k->add_flag("--trace", kernel.trace, "With --emulate: what the first block does, in order (default: off)");
+
   CLI::App* checkpoint = json(app.add_subcommand("checkpoint", "Checkpoints of a run: step, stage, cost, files"));
   checkpoint->add_option("path", path, "Run folder or one checkpoint")->required();
 
@@ -76,6 +84,10 @@ int main(int argc, char** argv) {
     if (g->parsed()) {
       graph.json = report.json;
       inspect_graph(load_recipe(recipe_path, overrides, std::nullopt, family), family, parse_device(device), graph);
+    }
+    if (k->parsed()) {
+      kernel.json = report.json;
+      inspect_kernel(kernel);
     }
     if (checkpoint->parsed()) inspect_checkpoint(path, report.json);
   });

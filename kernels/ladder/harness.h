@@ -8,7 +8,6 @@
 #include <cstring>
 #include <memory>
 #include <stdexcept>
-#include <type_traits>
 #include <vector>
 
 #include "kernels/ladder/ladder.h"
@@ -21,7 +20,6 @@ struct LadderCheck {
   double error = 0;        // largest |got - want| over the largest |want| of its array; infinite for a NaN
   const char* array = "";  // where
   bool intact = true;      // nothing was written beyond the end of an array
-  double seconds = 0;      // of one run, when it was timed
 };
 
 namespace ladder {
@@ -97,29 +95,47 @@ class DeviceArray {
 
 }  // namespace ladder
 
-// Runs step `step` (from 1) once on random numbers and compares; then, where repeats > 0, times that many more runs:
-// the median of rounds of them, without the check's copies. (Updated arrays go on from where they are.)
+// A problem in device memory: the arrays of a step, filled with random numbers (outputs with NaN).
 template <class Gpu>
-LadderCheck check_step(const Gpu& ctx, const Ladder& l, int step, const LadderSizes& sizes, int repeats = 0) {
-  using namespace ladder;
-  const LadderStep& s = l.steps.at(static_cast<size_t>(step - 1));
-  const std::vector<LadderArray> arrays = l.arrays(sizes, s.half);
-  std::vector<std::unique_ptr<DeviceArray<Gpu>>> memory;
-  std::vector<std::vector<double>> want;
-  std::vector<void*> data;
-  for (size_t i = 0; i < arrays.size(); ++i) {
-    const auto bytes = initial_bytes(arrays[i], 100 + i);
-    memory.push_back(std::make_unique<DeviceArray<Gpu>>(ctx, bytes));
-    want.push_back(values_of(arrays[i], bytes));
-    data.push_back(memory.back()->data());
+class LadderProblem {
+ public:
+  LadderProblem(const Gpu& ctx, const Ladder& l, int step, const LadderSizes& sizes)
+      : ctx_(ctx), name_(l.name), step_(step), sizes_(sizes), arrays_(l.arrays(sizes, l.steps.at(step - 1).half)) {
+    for (size_t i = 0; i < arrays_.size(); ++i) {
+      const auto bytes = ladder::initial_bytes(arrays_[i], 100 + i);
+      memory_.push_back(std::make_unique<ladder::DeviceArray<Gpu>>(ctx, bytes));
+      data_.push_back(memory_.back()->data());
+    }
   }
+  const std::vector<LadderArray>& arrays() const { return arrays_; }
+  std::vector<unsigned char> bytes(size_t i) const { return memory_[i]->bytes(); }
+  void run() const { run_ladder(ctx_, name_, step_, sizes_, data_.data()); }
+
+ private:
+  const Gpu& ctx_;
+  const char* name_;
+  int step_;
+  LadderSizes sizes_;
+  std::vector<LadderArray> arrays_;
+  std::vector<std::unique_ptr<ladder::DeviceArray<Gpu>>> memory_;
+  std::vector<void*> data_;
+};
+
+// Runs step `step` (from 1) once and compares with double precision.
+template <class Gpu>
+LadderCheck check_step(const Gpu& ctx, const Ladder& l, int step, const LadderSizes& sizes) {
+  using namespace ladder;
+  const LadderProblem<Gpu> problem(ctx, l, step, sizes);
+  const std::vector<LadderArray>& arrays = problem.arrays();
+  std::vector<std::vector<double>> want;
+  for (size_t i = 0; i < arrays.size(); ++i) want.push_back(values_of(arrays[i], initial_bytes(arrays[i], 100 + i)));
   l.reference(sizes, want);
-  run_ladder(ctx, l.name, step, sizes, data.data());
+  problem.run();
   wait(ctx);
 
   LadderCheck check;
   for (size_t i = 0; i < arrays.size(); ++i) {
-    const auto bytes = memory[i]->bytes();
+    const auto bytes = problem.bytes(i);
     for (auto b = bytes.end() - kGuard; b != bytes.end(); ++b) check.intact = check.intact && *b == kFence;
     if (arrays[i].use == LadderArray::Use::scratch) continue;
     const auto got = values_of(arrays[i], bytes);
@@ -127,27 +143,30 @@ LadderCheck check_step(const Gpu& ctx, const Ladder& l, int step, const LadderSi
     for (const double w : want[i]) largest = std::max(largest, std::fabs(w));
     for (size_t j = 0; j < got.size(); ++j) {
       const double e = std::fabs(got[j] - want[i][j]) / largest;
-      error = std::isfinite(e) ? std::max(error, e) : INFINITY;
-      if (error == INFINITY) break;
+      error = std::isfinite(e) && std::isfinite(error) ? std::max(error, e) : INFINITY;
     }
-    // The rounded copy of AdamW is bf16 whatever the step.
-    const bool rounded = arrays[i].type == LadderArray::Type::bf16 && !s.half;
-    if (rounded) error = error <= 0x1p-8 ? 0 : error;
+    // An array that is bf16 in every step (AdamW's copy) is right when it is rounded rightly.
+    const bool always_rounded = arrays[i].type == LadderArray::Type::bf16 && !l.steps[step - 1].half;
+    if (always_rounded && error <= 0x1p-8) error = 0;
     if (error > check.error) check.error = error, check.array = arrays[i].name;
   }
-  if (repeats <= 0) return check;
+  return check;
+}
 
+// Seconds of one run: the median of six rounds of `repeats` runs each, after a round that warms up. For a GPU.
+template <class Gpu>
+double time_step(const Gpu& ctx, const Ladder& l, int step, const LadderSizes& sizes, int repeats) {
+  const LadderProblem<Gpu> problem(ctx, l, step, sizes);
   std::vector<double> seconds;
   for (int round = 0; round < 7; ++round) {
     const auto begin = std::chrono::steady_clock::now();
-    for (int i = 0; i < repeats; ++i) run_ladder(ctx, l.name, step, sizes, data.data());
+    for (int i = 0; i < repeats; ++i) problem.run();
     wait(ctx);
     const double all = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    if (round > 0) seconds.push_back(all / repeats);  // the first round warms up
+    if (round > 0) seconds.push_back(all / repeats);
   }
   std::nth_element(seconds.begin(), seconds.begin() + 3, seconds.end());
-  check.seconds = seconds[3];
-  return check;
+  return seconds[3];
 }
 
 }  // namespace accrete::kernels

@@ -60,7 +60,7 @@ Ladder cross_entropy() {
   Ladder l{.name = "cross_entropy", .formula = "loss = log sum exp x - x[target];  dx = softmax(x) - [v = target]"};
   l.letters[0] = "N", l.letters[1] = "V";
   l.small = {{11, 1037, 0}};
-  l.large = {{8192, 50257, 0}};
+  l.large = {{2048, 50257, 0}};
   l.flops = [](const LadderSizes& s) { return 6 * plane(s); };
   l.least_bytes = [](const LadderSizes& s) { return 8 * plane(s); };
   l.steps = {
@@ -133,7 +133,7 @@ Ladder attention() {
   Ladder l{.name = "attention", .formula = "o = softmax(q k^T / sqrt(D)) v, causal; q, k, v (H, T, D), D <= 64"};
   l.letters[0] = "H", l.letters[1] = "T", l.letters[2] = "D";
   l.small = {{2, 77, 40}};
-  l.large = {{768, 1024, 64}};
+  l.large = {{192, 1024, 64}};
   l.flops = [](const LadderSizes& s) { return 4 * pairs(s) * static_cast<double>(s[2]); };
   l.least_bytes = [](const LadderSizes& s) { return 16 * cube(s); };
   l.steps = {
@@ -170,7 +170,7 @@ Ladder adamw() {
            .formula = "m, v = moments of g;  p -= lr (m' / (sqrt(v') + eps) + decay p);  copy = bf16(p)"};
   l.letters[0] = "P", l.letters[1] = "n";
   l.small = {{5, 1003, 0}};
-  l.large = {{148, 840000, 0}};
+  l.large = {{148, 250000, 0}};
   l.flops = [](const LadderSizes& s) { return 14 * plane(s); };
   l.least_bytes = [](const LadderSizes& s) { return 30 * plane(s); };
   l.steps = {
