@@ -33,6 +33,10 @@ struct StepBench {
 };
 void bench_step(const StepBench& bench, const BenchOptions& options);
 
+// Every step of the ladders of kernels (kernels/ladder/README.md) on a GPU: checked at a small size, then timed at a
+// large one. `only`: one ladder; empty: all.
+void bench_ladder(const std::string& only, const std::string& device, const BenchOptions& options);
+
 // Encoding and decoding a text.
 void bench_tokenizer(const std::string& tokenizer, const std::string& text, const BenchOptions& options);
 

@@ -57,6 +57,11 @@ int main(int argc, char** argv) {
   st->add_option("--warmup", step.warmup, "Steps before them")->check(size)->capture_default_str();
   st->add_flag("--recompute", step.recompute, "Blocks keep only their input and run again in backward (default: off)");
 
+  std::string ladder, device = "cuda";
+  CLI::App* l = timed(app.add_subcommand("ladder", "Kernels from naive to tuned, on a GPU: checked, then timed"));
+  l->add_option("name", ladder, "layernorm, cross_entropy, matmul, attention or adamw (default: all)");
+  add_device_option(*l, device);
+
   std::string tokenizer, text;
   CLI::App* t = timed(app.add_subcommand("tokenizer", "Encoding and decoding a text"));
   t->add_option("--tokenizer", tokenizer, "bytes, or a folder or file with tokenizer.json or vocab.json + merges.txt")
@@ -81,6 +86,7 @@ int main(int argc, char** argv) {
     if (g->parsed()) bench_gemm(gemm, options);
     if (op->parsed()) bench_ops(only, options);
     if (st->parsed()) bench_step(step, options);
+    if (l->parsed()) bench_ladder(ladder, device, options);
     if (t->parsed()) bench_tokenizer(tokenizer, text, options);
     if (d->parsed()) bench_data(data, options);
   });
