@@ -164,6 +164,7 @@ std::vector<Tensor> record(std::string_view name, std::vector<Tensor> outputs, s
   node->dtype = outputs[0].dtype();
   for (const Tensor& y : outputs) node->output_shapes.push_back(y.shape());
   if (tape->options_.profile) {
+    synchronize(outputs[0].device());
     const double t = now_seconds();
     node->seconds = t - tape->last_mark_;
     tape->last_mark_ = t;
@@ -291,7 +292,7 @@ struct Newest {
 // One walk over the graph; a class only to be a friend of Tape.
 class BackwardPass {
  public:
-  explicit BackwardPass(Tape* tape) : tape_(tape) {}
+  BackwardPass(Tape* tape, Device device) : tape_(tape), device_(device) {}
 
   void seed(const Tensor& y, Tensor dy) {
     send(y, std::move(dy));
@@ -337,12 +338,17 @@ class BackwardPass {
         for (const GradHook& hook : meta->hooks) dy[i] = hook(dy[i]);
     }
     metas_.erase(&node);
-    const double begin = tape_ && tape_->options_.profile ? now_seconds() : 0;
+    const bool profile = tape_ && tape_->options_.profile;
+    if (profile) synchronize(device_);
+    const double begin = profile ? now_seconds() : 0;
     Grads dx = node.backward(BackwardContext(node, dy));
     if (tape_) {
       tape_->cost_.backward_flops += node.cost.backward_flops;
       tape_->cost_.backward_bytes += node.cost.backward_bytes;
-      if (tape_->options_.profile) node.backward_seconds = now_seconds() - begin;
+      if (profile) {
+        synchronize(device_);
+        node.backward_seconds = now_seconds() - begin;
+      }
     }
     check(dx.size() == node.inputs.size(), "backward", "op \"", node.name, "\" returned ", dx.size(),
           " gradients; expected ", node.inputs.size());
@@ -358,6 +364,7 @@ class BackwardPass {
   std::vector<std::shared_ptr<GradMeta>>& metas_of(Node& node) { return metas_[&node]; }
 
   Tape* tape_;
+  Device device_;
   std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, Newest> queue_;
   std::unordered_map<Node*, std::vector<std::shared_ptr<GradMeta>>> metas_;
 };
@@ -372,7 +379,7 @@ void backward(const Tensor& y, const Tensor& dy) {
   }
   check(seed.shape() == y.shape() && seed.dtype() == y.dtype(), "backward", "dy does not fit; expected ", y.shape(),
         " ", name_of(y.dtype()), "; got ", seed.shape(), " ", name_of(seed.dtype()));
-  BackwardPass(Tape::current()).seed(y, seed);
+  BackwardPass(Tape::current(), y.device()).seed(y, seed);
 }
 
 Tensor recompute(const std::function<Tensor(const Tensor&)>& fn, const Tensor& x) {

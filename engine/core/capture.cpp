@@ -7,7 +7,7 @@ namespace {
 
 // The context that recording changes.
 template <class Fn>
-void on_recorder(Device d, Fn&& fn) {
+void on_recorder(Device d, [[maybe_unused]] Fn&& fn) {
   check(d.queued(), "capture", "work can be recorded on cuda and emu; got ", d);
 #if defined(ACCRETE_WITH_CUDA)
   if (d.kind == DeviceKind::cuda) fn(cuda_context(d.index));

@@ -55,7 +55,7 @@ int default_threads();  // processors this process may use
 
 // Calls fn(context) with the context of a device whose work is queued; does nothing on the others.
 template <class Fn>
-void on_queued(Device d, Fn&& fn) {
+void on_queued([[maybe_unused]] Device d, [[maybe_unused]] Fn&& fn) {
 #if defined(ACCRETE_WITH_CUDA)
   if (d.kind == DeviceKind::cuda) fn(cuda_context(d.index));
 #endif
