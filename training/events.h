@@ -65,6 +65,7 @@ struct LoopView {
   double steps_per_epoch = 0;
   // of the last step
   double loss = 0, grad_norm = 0, lr = 0;
+  double loss_scale = 0;  // precision f16; where grad_norm is not finite the step was skipped
   double step_seconds = 0, step_flops = 0;
   double data_wait = 0;     // seconds this step waited for data
   int64_t allocations = 0;  // calls of the engine to the system allocator since the process began

@@ -21,6 +21,7 @@ Loop::Loop(LoopSettings settings, const Plan& plan, std::vector<Observer*> obser
     : settings_(std::move(settings)), plan_(plan), observers_(std::move(observers)) {
   view_.recipe = &settings_.recipe;
   best_loss_ = std::numeric_limits<double>::infinity();
+  if (settings_.recipe.precision == "f16") loss_scale_.emplace(settings_.recipe.loss_scale);
 }
 
 void Loop::emit(Event event) {

@@ -105,6 +105,7 @@ class Loop {
     size_t variant = 0;
     int64_t first = 0;           // sample
     std::vector<double> shares;  // of the micro-batches
+    double scale = 1;            // of the loss
     double lr = 0, flops = 0, data_wait = 0;
     int64_t tokens = 0;
     size_t readback = 0;
@@ -117,8 +118,9 @@ class Loop {
   Tensor results_;                                    // norm2 of the step, losses of its micro-batches
   Tensor live_step_;                                  // queued devices: i64
   float weight_value_ = 0;
-  int64_t schedule_begin_ = 0;  // step of the schedule at which the stage begins
-  double step_flops_ = 0;       // of the method's own arithmetic
+  std::optional<LossScale> loss_scale_;  // precision f16; of the whole run
+  int64_t schedule_begin_ = 0;           // step of the schedule at which the stage begins
+  double step_flops_ = 0;                // of the method's own arithmetic
   double best_loss_ = 0;
   std::string best_;            // checkpoint folder with the best evaluated loss
   bool evaluated_now_ = false;  // at the present step

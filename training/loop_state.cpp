@@ -28,6 +28,7 @@ Json Loop::checkpoint_state() const {
   j["best"] = best_;
   j["eval_loss"] = view_.eval_loss;
   if (!label_.is_null()) j["label"] = label_;
+  if (loss_scale_) j["loss_scale"] = loss_scale_->state();
   j["metrics_position"] = metrics_position ? metrics_position() : 0;
   return j;
 }
@@ -58,6 +59,7 @@ void Loop::restore(const Json& j) {
       s.variant_seconds = e.at("seconds").get<std::vector<double>>();
       s.variant_steps = e.at("steps").get<std::vector<int64_t>>();
     }
+    if (loss_scale_) loss_scale_->restore(need("loss_scale"));
     if (need("best_loss").is_number()) best_loss_ = j["best_loss"].get<double>();
     best_ = need("best").get<std::string>();
     view_.eval_loss = need("eval_loss").get<double>();

@@ -41,6 +41,7 @@ void Loop::train_step(const Stage& stage) {
     micro = v.batch.micro_size();
     step.first = variant_position(stage, v);
   }
+  if (loss_scale_) step.scale = loss_scale_->of(loss_scale_->recorded() + (queued_ ? 1 : 0));
   evaluated_now_ = false;
   store.zero_grads();
   if (live_step_.defined()) {
@@ -57,14 +58,15 @@ void Loop::train_step(const Stage& stage) {
     view_.batch = &batch;
     emit(Event::batch_ready);
     const float share = static_cast<float>(rows) / static_cast<float>(size);
-    if (share != weight_value_) update::fill(weight_, share), weight_value_ = share;
+    const float weight = share * static_cast<float>(step.scale);
+    if (weight != weight_value_) update::fill(weight_, weight), weight_value_ = weight;
     const Tensor loss = results_.flat(1 + static_cast<int64_t>(step.shares.size()), 1);
     step.flops += runner_->run(loss_of, batch, ctx, weight_, loss, {step.variant, rows, done});
     step.shares.push_back(static_cast<double>(share));
     step.tokens += batch.tokens;
     view_.batch = nullptr;
   }
-  stepper_->measure_gradients();
+  stepper_->measure_gradients(step.scale, settings_.device.queued() && !loss_scale_);
   results_.flat(0, 1).copy_from(stepper_->norm2());
   emit(Event::gradients_ready);
   step.lr = stage.optim.lr * schedule_.factor(schedule_begin_ + s.stage_step);
@@ -92,7 +94,8 @@ void Loop::settle() {
   const QueuedStep step = std::move(*queued_);
   queued_.reset();
   const std::vector<float>& numbers = readbacks_[step.readback]->values();
-  view_.grad_norm = std::sqrt(numbers[0]);
+  view_.grad_norm = std::sqrt(static_cast<double>(numbers[0])) / step.scale;
+  view_.loss_scale = loss_scale_ ? step.scale : 0;
   view_.loss = 0;
   for (size_t i = 0; i < step.shares.size(); ++i) view_.loss += static_cast<double>(numbers[1 + i]) * step.shares[i];
   const double before = view_.state.spent.seconds;
@@ -107,7 +110,8 @@ void Loop::settle() {
   RunState seen = step.state;
   seen.spent.seconds = now.spent.seconds;
   std::swap(now, seen);
-  if (!std::isfinite(view_.loss) || !std::isfinite(view_.grad_norm)) {
+  const bool finite = std::isfinite(view_.loss) && std::isfinite(view_.grad_norm);
+  if (loss_scale_ ? loss_scale_->record(finite) == LossScale::Outcome::failed : !finite) {
     --now.step, --now.stage_step;  // the step did not happen
     explain_nonfinite(*view_.stage, step);
   }

@@ -8,7 +8,7 @@
 namespace accrete {
 
 Optimizer::Optimizer(const OptimConfig& config, ParamStore& store, const std::map<std::string, double>& averages)
-    : config_(config), store_(store), decays_(averages), steps_(store.entries().size(), 0.0) {
+    : config_(config), store_(store), decays_(averages), steps_(store.entries().size(), 0.0), norm_(store.device()) {
   if (!store.grads().defined()) store.zero_grads();
   ranges_ = make_ranges({});
   const SegmentScope segment(Segment::optimizer);
@@ -24,8 +24,6 @@ Optimizer::Optimizer(const OptimConfig& config, ParamStore& store, const std::ma
   int64_t largest = 0;
   for (const Range& r : ranges_) largest = std::max(largest, r.count);
   if (n == "lamb" || n == "muon") scratch_ = Tensor::empty(Shape{largest}, DType::f32, store.device());
-  norm2_ = Tensor::zeros(Shape{1}, DType::f32, store.device());
-  factor_ = Tensor::from(std::vector<float>{1.0f}, Shape{1}, store.device());
   norms_ = Tensor::zeros(Shape{2}, DType::f32, store.device());
 }
 
@@ -70,11 +68,6 @@ Tensor Optimizer::average(const std::string& name) const {
 
 void Optimizer::reset_averages() {
   for (const auto& [name, decay] : decays_) state_.at(name).copy_from(store_.values());
-}
-
-void Optimizer::measure_gradients() {
-  update::sum_of_squares(norm2_, store_.grads());
-  update::clip_factor(factor_, norm2_, static_cast<float>(config_.clip));
 }
 
 void Optimizer::step(double lr, const BlockSet& skip) {
@@ -122,15 +115,15 @@ update::AdamWSettings Optimizer::adam_settings(const Range& r, double lr, float 
 void Optimizer::step_elementwise(const Range& r, double lr) {
   const auto [p, copy, g, decay] = view(r);
   if (config_.name == "sgd") {
-    update::sgd(p, copy, moment("momentum", r), g, factor_, static_cast<float>(lr),
+    update::sgd(p, copy, moment("momentum", r), g, norm_.factor(), static_cast<float>(lr),
                 static_cast<float>(config_.momentum), decay, config_.nesterov);
   } else if (config_.name == "lion") {
-    update::lion(p, copy, moment("m", r), g, factor_, static_cast<float>(lr), static_cast<float>(config_.beta1),
+    update::lion(p, copy, moment("m", r), g, norm_.factor(), static_cast<float>(lr), static_cast<float>(config_.beta1),
                  static_cast<float>(config_.beta2), decay);
   } else {
     // What muon leaves over follows the same schedule from its own peak.
     const bool own_peak = config_.name == "muon" && config_.adam_lr > 0 && config_.lr > 0;
-    update::adamw(p, copy, moment("m", r), moment("v", r), g, factor_,
+    update::adamw(p, copy, moment("m", r), moment("v", r), g, norm_.factor(),
                   adam_settings(r, own_peak ? lr * config_.adam_lr / config_.lr : lr, decay));
   }
 }
@@ -138,7 +131,7 @@ void Optimizer::step_elementwise(const Range& r, double lr) {
 void Optimizer::step_lamb(const Range& r, double lr) {
   const auto [p, copy, g, decay] = view(r);
   const Tensor u = scratch_.flat(0, r.count), p_norm2 = norms_.flat(0, 1), u_norm2 = norms_.flat(1, 1);
-  update::lamb_direction(u, moment("m", r), moment("v", r), p, g, factor_, adam_settings(r, lr, decay));
+  update::lamb_direction(u, moment("m", r), moment("v", r), p, g, norm_.factor(), adam_settings(r, lr, decay));
   update::sum_of_squares(p_norm2, p);
   update::sum_of_squares(u_norm2, u);
   update::lamb_apply(p, copy, u, p_norm2, u_norm2, static_cast<float>(lr), config_.trust_all || decay > 0);
@@ -152,7 +145,7 @@ void Optimizer::step_muon(const Range& r, double lr) {
   const Shape shape = store_.entries()[static_cast<size_t>(r.entry)].shape;
   const auto [p, copy, g, decay] = view(r);
   const Tensor u = scratch_.flat(0, r.count), norm2 = norms_.flat(0, 1);
-  update::muon_momentum(u, moment("m", r), g, factor_, static_cast<float>(config_.momentum), config_.nesterov);
+  update::muon_momentum(u, moment("m", r), g, norm_.factor(), static_cast<float>(config_.momentum), config_.nesterov);
   update::sum_of_squares(norm2, u);
   const bool tall = shape[0] > shape[1];
   Tensor x = u.view(shape);

@@ -12,6 +12,7 @@
 #include "engine/core/config.h"
 #include "engine/nn/params.h"
 #include "engine/ops/update.h"
+#include "training/gradient_norm.h"
 #include "training/stepper.h"
 
 namespace accrete {
@@ -57,8 +58,10 @@ class Optimizer : public Stepper {
   // `averages`: running averages of the weights kept beside config.ema, decay by name; names begin with "ema".
   Optimizer(const OptimConfig& config, ParamStore& store, const std::map<std::string, double>& averages = {});
 
-  void measure_gradients() override;
-  const Tensor& norm2() const override { return norm2_; }
+  void measure_gradients(double scale = 1, bool keep_bad = false) override {
+    norm_.measure(store_.grads(), config_.clip, scale, keep_bad);
+  }
+  const Tensor& norm2() const override { return norm_.squared(); }
   using Stepper::step;
   void step(double lr, const BlockSet& skip) override;
 
@@ -103,7 +106,8 @@ class Optimizer : public Stepper {
   std::vector<double> steps_;             // of each entry so far
   std::map<std::string, Tensor> state_;
   bool even_ = true;  // the ranges are those of no skipped block
-  Tensor norm2_, factor_, scratch_, norms_;
+  GradientNorm norm_;
+  Tensor scratch_, norms_;
 };
 
 }  // namespace accrete

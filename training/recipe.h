@@ -5,6 +5,7 @@
 #include <string>
 
 #include "engine/core/config.h"
+#include "training/loss_scale.h"
 #include "training/optimizer.h"
 #include "training/schedule.h"
 
@@ -78,6 +79,7 @@ struct Recipe {
   ScheduleConfig schedule;
   std::string duration = "1ep";
   std::string precision = "bf16";
+  LossScaleConfig loss_scale;
   EvalConfig eval;
   CheckpointConfig checkpoint;
   Json plan = Json{{"name", "plain"}};
@@ -98,6 +100,7 @@ struct Recipe {
     v("precision", precision,
       "activations and products; master weights are always f32. tf32: f32 whose products may round, on a GPU",
       one_of("bf16", "f16", "tf32", "f32"));
+    v("loss_scale", loss_scale, "precision f16: what the loss is multiplied by before backward");
     v("eval", eval, "evaluation during training");
     v("checkpoint", checkpoint, "checkpoints");
     v("plan", plan, "how the training is cut into stages");

@@ -99,7 +99,8 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["stage"] = view.state.stage;
       j["loss"] = view.loss;
       j["lr"] = view.lr;
-      j["grad_norm"] = view.grad_norm;
+      j["grad_norm"] = view.grad_norm;  // null in a step that f16 skipped
+      if (view.loss_scale > 0) j["loss_scale"] = view.loss_scale;
       add_cost(j, view);
       j["rate"] = view.tokens_per_second;
       j["data_wait"] = view.data_wait;

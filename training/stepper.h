@@ -18,8 +18,9 @@ class Stepper {
   virtual ~Stepper() = default;
   // Queues the computation of the gradients' global L2 norm, which the next step uses for clipping. Where it is not
   // finite, that step changes nothing.
-  virtual void measure_gradients() = 0;
-  // Its square: one f32 in device memory.
+  // `scale`: what the loss was multiplied by before backward; keep_bad: see GradientNorm.
+  virtual void measure_gradients(double scale = 1, bool keep_bad = false) = 0;
+  // Its square, times scale^2: one f32 in device memory.
   virtual const Tensor& norm2() const = 0;
   // Both, and waits for the result.
   float gradient_norm() {

@@ -13,7 +13,8 @@ Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, st
       store_(store),
       basis_(std::move(basis)),
       begin_(basis_.coefficients_of(alpha)),
-      longest_(reach * basis_.report().spread) {
+      longest_(reach * basis_.report().spread),
+      norm_(store.device()) {
   check(config.name == "sgd" || config.name == "adamw", "subspace", "coefficients are stepped by sgd or adamw; got ",
         config.name);
   if (!store.grads().defined()) store.zero_grads();
@@ -24,20 +25,13 @@ Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, st
     if ((config.name == "sgd") == (moment == std::string("momentum"))) numbers_[moment].assign(begin_.size(), 0.0);
   numbers_["count"] = {0};
   numbers_["limited"] = {0};
-  norm2_ = Tensor::zeros(Shape{1}, DType::f32, store.device());
-  factor_ = Tensor::from(std::vector<float>{1.0f}, Shape{1}, store.device());
-}
-
-void Subspace::measure_gradients() {
-  update::sum_of_squares(norm2_, store_.grads());
-  update::clip_factor(factor_, norm2_, static_cast<float>(config_.clip));
 }
 
 void Subspace::step(double lr, const BlockSet& skip) {
   check(skip.groups.empty(), "subspace", "a step in a subspace takes all blocks");
   const bool host = store_.device() == kCpu;
   const Tensor gradient = store_.grads().on_host();
-  const auto clip = static_cast<double>(factor_.item());
+  const auto clip = static_cast<double>(norm_.factor().item());
   if (!std::isfinite(clip)) return;  // the gradients are not finite
   std::vector<double> g = project(basis_, gradient);
   std::vector<double>& x = numbers_.at("coefficients");

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "training/basis.h"
+#include "training/gradient_norm.h"
 #include "training/optimizer.h"
 #include "training/stepper.h"
 
@@ -23,8 +24,10 @@ class Subspace : public Stepper {
   // momentum, beta1, beta2, eps and clip (of the whole gradient, before it is projected). reach 0: no limit.
   Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha, double reach = 0);
 
-  void measure_gradients() override;
-  const Tensor& norm2() const override { return norm2_; }
+  void measure_gradients(double scale = 1, bool keep_bad = false) override {
+    norm_.measure(store_.grads(), config_.clip, scale, keep_bad);
+  }
+  const Tensor& norm2() const override { return norm_.squared(); }
   using Stepper::step;
   void step(double lr, const BlockSet& skip) override;
 
@@ -48,7 +51,7 @@ class Subspace : public Stepper {
   double longest_ = 0;         // step of sgd; 0: no limit
   std::map<std::string, std::vector<double>> numbers_;
   std::map<std::string, Tensor> state_;
-  Tensor norm2_, factor_;
+  GradientNorm norm_;
 };
 
 }  // namespace accrete

@@ -26,6 +26,18 @@ void fill(const Tensor& x, float value) {
   on_device(x.device(), [&](const auto& dev) { kernels::fill<float>(dev, f(x), value, x.count()); });
 }
 
+void affine(const Tensor& y, const Tensor& x, float alpha, float beta) {
+  check(y.count() == x.count(), "affine", "sizes differ: ", y.count(), " and ", x.count());
+  on_device(x.device(), [&](const auto& dev) { kernels::affine<float>(dev, f(y), f(x), alpha, beta, x.count()); });
+}
+
+void add(const Tensor& y, const Tensor& x) {
+  check(y.count() == x.count(), "add", "sizes differ: ", y.count(), " and ", x.count());
+  on_device(x.device(), [&](const auto& dev) {
+    kernels::binary_forward<float>(dev, kernels::Binary::add, f(y), f(y), f(x), x.count());
+  });
+}
+
 void set_live_step(const Tensor& live_step, uint64_t step) {
   on_device(live_step.device(), [&](const auto& dev) {
     kernels::set_live_step(dev, reinterpret_cast<uint64_t*>(live_step.ptr<int64_t>()), step);

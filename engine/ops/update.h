@@ -10,6 +10,9 @@ namespace accrete::update {
 
 // x[i] = value.   x: f32
 void fill(const Tensor& x, float value);
+// y = alpha * x + beta;  y += x.   f32, equal sizes; y may be x
+void affine(const Tensor& y, const Tensor& x, float alpha, float beta);
+void add(const Tensor& y, const Tensor& x);
 // live_step[0] = step (kernels/philox.h).   live_step: (1) i64
 void set_live_step(const Tensor& live_step, uint64_t step);
 
