@@ -2,7 +2,7 @@
 // search for algorithms may use (Preference). Each is made once and kept with its plan.
 #pragma once
 
-#include <cublasLt.h>
+#include "kernels/cuda/cublaslt.h"
 
 #include <cstdint>
 #include <stdexcept>
@@ -14,8 +14,8 @@ namespace accrete::kernels::lt {
 
 inline void check(cublasStatus_t status, const char* statement, const char* file, int line) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw std::runtime_error(std::string("[cublaslt] ") + cublasLtGetStatusString(status) + "; statement: " + statement +
-                           "; " + file + ":" + std::to_string(line));
+  throw std::runtime_error(std::string("[cublaslt] ") + cublaslt().GetStatusString(status) +
+                           "; statement: " + statement + "; " + file + ":" + std::to_string(line));
 }
 #define ACCRETE_LT(call) ::accrete::kernels::lt::check(call, #call, __FILE__, __LINE__)
 
@@ -50,14 +50,14 @@ class Operation {
  public:
   explicit Operation(bool tf32) {
     ACCRETE_LT(
-        cublasLtMatmulDescCreate(&handle_, tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
+        cublaslt().MatmulDescCreate(&handle_, tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
   }
-  ~Operation() { cublasLtMatmulDescDestroy(handle_); }
+  ~Operation() { cublaslt().MatmulDescDestroy(handle_); }
   Operation(const Operation&) = delete;
   Operation& operator=(const Operation&) = delete;
   template <class V>
   void set(cublasLtMatmulDescAttributes_t what, const V& value) {
-    ACCRETE_LT(cublasLtMatmulDescSetAttribute(handle_, what, &value, sizeof value));
+    ACCRETE_LT(cublaslt().MatmulDescSetAttribute(handle_, what, &value, sizeof value));
   }
   cublasLtMatmulDesc_t handle() const { return handle_; }
 
@@ -68,14 +68,14 @@ class Operation {
 class Layout {
  public:
   Layout(GemmType type, const ColumnMajor& m, int64_t batch) {
-    ACCRETE_LT(cublasLtMatrixLayoutCreate(&handle_, data_type(type), static_cast<uint64_t>(m.rows),
-                                          static_cast<uint64_t>(m.cols), m.ld));
+    ACCRETE_LT(cublaslt().MatrixLayoutCreate(&handle_, data_type(type), static_cast<uint64_t>(m.rows),
+                                             static_cast<uint64_t>(m.cols), m.ld));
     const auto count = static_cast<int32_t>(batch);
-    ACCRETE_LT(cublasLtMatrixLayoutSetAttribute(handle_, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
-    ACCRETE_LT(cublasLtMatrixLayoutSetAttribute(handle_, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &m.batch_stride,
-                                                sizeof m.batch_stride));
+    ACCRETE_LT(cublaslt().MatrixLayoutSetAttribute(handle_, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+    ACCRETE_LT(cublaslt().MatrixLayoutSetAttribute(handle_, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                                   &m.batch_stride, sizeof m.batch_stride));
   }
-  ~Layout() { cublasLtMatrixLayoutDestroy(handle_); }
+  ~Layout() { cublaslt().MatrixLayoutDestroy(handle_); }
   Layout(const Layout&) = delete;
   Layout& operator=(const Layout&) = delete;
   cublasLtMatrixLayout_t handle() const { return handle_; }
@@ -86,13 +86,13 @@ class Layout {
 
 class Preference {
  public:
-  Preference() { ACCRETE_LT(cublasLtMatmulPreferenceCreate(&handle_)); }
-  ~Preference() { cublasLtMatmulPreferenceDestroy(handle_); }
+  Preference() { ACCRETE_LT(cublaslt().MatmulPreferenceCreate(&handle_)); }
+  ~Preference() { cublaslt().MatmulPreferenceDestroy(handle_); }
   Preference(const Preference&) = delete;
   Preference& operator=(const Preference&) = delete;
   template <class V>
   void set(cublasLtMatmulPreferenceAttributes_t what, const V& value) {
-    ACCRETE_LT(cublasLtMatmulPreferenceSetAttribute(handle_, what, &value, sizeof value));
+    ACCRETE_LT(cublaslt().MatmulPreferenceSetAttribute(handle_, what, &value, sizeof value));
   }
   cublasLtMatmulPreference_t handle() const { return handle_; }
 

@@ -87,9 +87,9 @@ cublasStatus_t Plan::run_with(const Cuda& ctx, const Operands& o, void* workspac
                               const cublasLtMatmulAlgo_t& algorithm) {
   point_to(o);
   const float alpha = 1.0f, beta = key_.shape.accumulate ? 1.0f : 0.0f;
-  return cublasLtMatmul(static_cast<cublasLtHandle_t>(ctx.blas), operation_.handle(), &alpha, o.B, first_.handle(), o.A,
-                        second_.handle(), &beta, o.C, result_.handle(), o.C, result_.handle(), &algorithm, workspace,
-                        static_cast<size_t>(key_.workspace), static_cast<cudaStream_t>(ctx.stream));
+  return cublaslt().Matmul(static_cast<cublasLtHandle_t>(ctx.blas), operation_.handle(), &alpha, o.B, first_.handle(),
+                           o.A, second_.handle(), &beta, o.C, result_.handle(), o.C, result_.handle(), &algorithm,
+                           workspace, static_cast<size_t>(key_.workspace), static_cast<cudaStream_t>(ctx.stream));
 }
 
 std::vector<cublasLtMatmulHeuristicResult_t> Plan::suggestions(cublasLtHandle_t blas, int at_most) const {
@@ -104,8 +104,8 @@ std::vector<cublasLtMatmulHeuristicResult_t> Plan::suggestions(cublasLtHandle_t 
   std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(at_most));
   int count = 0;
   const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(blas, operation_.handle(), first_.handle(), second_.handle(), result_.handle(),
-                                     result_.handle(), preference.handle(), at_most, found.data(), &count);
+      cublaslt().MatmulAlgoGetHeuristic(blas, operation_.handle(), first_.handle(), second_.handle(), result_.handle(),
+                                        result_.handle(), preference.handle(), at_most, found.data(), &count);
   // With an epilogue, "cannot do that" is an answer: the separate kernels then do it.
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return {};
   ACCRETE_LT(status);
@@ -132,8 +132,8 @@ bool Plan::accept(cublasLtHandle_t blas, const PlanRecord& record) {
   cublasLtMatmulAlgo_t algorithm;
   std::memcpy(&algorithm, record.algorithm.data(), sizeof algorithm);
   cublasLtMatmulHeuristicResult_t result{};
-  const cublasStatus_t status = cublasLtMatmulAlgoCheck(blas, operation_.handle(), first_.handle(), second_.handle(),
-                                                        result_.handle(), result_.handle(), &algorithm, &result);
+  const cublasStatus_t status = cublaslt().MatmulAlgoCheck(blas, operation_.handle(), first_.handle(), second_.handle(),
+                                                           result_.handle(), result_.handle(), &algorithm, &result);
   if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > static_cast<size_t>(key_.workspace)) return false;
   record_ = record;
   algorithm_ = algorithm;
@@ -166,7 +166,7 @@ Plan& Plans::choose(const Cuda& ctx, const GemmKey& key, const Operands& operand
                     const Separately& separately) {
   if (!ctx.blas) throw std::runtime_error("[gemm] the CUDA context has no cuBLASLt handle");
   const auto blas = static_cast<cublasLtHandle_t>(ctx.blas);
-  const std::string name = key.text(device_name(key.device), static_cast<int64_t>(cublasLtGetVersion()));
+  const std::string name = key.text(device_name(key.device), static_cast<int64_t>(cublaslt().GetVersion()));
   auto plan = std::make_unique<Plan>(key, operands);
   const PlanRecord* known = file_.find(name);
   if (!known || !plan->accept(blas, *known)) {

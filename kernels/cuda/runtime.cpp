@@ -2,8 +2,8 @@
 // one for copies from page-locked memory that run beside it; events order them.
 #include "kernels/runtime.h"
 
-#include <cublasLt.h>
 #include <cuda_runtime.h>
+#include "kernels/cuda/cublaslt.h"
 
 #include <stdexcept>
 #include <string>
@@ -163,8 +163,8 @@ Cuda open_cuda(int index) {
   ctx.stream = stream;
   ctx.send_stream = send_stream;
   cublasLtHandle_t blas = nullptr;
-  if (cublasLtCreate(&blas) != CUBLAS_STATUS_SUCCESS)
-    no_gpu("cuBLASLt " + version(static_cast<int>(cublasLtGetVersion())) + " does not start on " + properties.name);
+  if (cublaslt().Create(&blas) != CUBLAS_STATUS_SUCCESS)
+    no_gpu("cuBLASLt " + version(static_cast<int>(cublaslt().GetVersion())) + " does not start on " + properties.name);
   ctx.blas = blas;
   ctx.workspace = device_allocate(ctx, kWorkspaceBytes);
   if (!ctx.workspace) {
