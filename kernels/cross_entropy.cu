@@ -34,7 +34,8 @@ __global__ void cross_entropy_kernel(float* loss, float* lse, const T* logits, c
       const int target = targets[n];
       lse[n] = log_sum;
       float value = 0.0f;
-      if (target >= 0) value = log_sum - (1.0f - smoothing) * to_float(x[target]);
+      if (target >= 0 && target < V) value = log_sum - (1.0f - smoothing) * to_float(x[target]);
+      if (target >= V) value = NAN;
       if (target >= 0 && smoothing != 0.0f) value -= smoothing / static_cast<float>(V) * sum;
       loss[n] = value;
     }
@@ -47,10 +48,11 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, const T* logits, const
                                               float smoothing) {
   using Team = RowTeam<kBlock>;
   constexpr int W = kLaneWidth<T>;
-  const float factor = scale[0], off = smoothing / static_cast<float>(V);
+  const float upstream = scale[0], off = smoothing / static_cast<float>(V);
   for (int64_t n = Team::first_row(); n < N; n += Team::row_step()) {
     const float log_sum = lse[n];
     const int64_t target = targets[n];
+    const float factor = target < V ? upstream : NAN;
     float v[W];
     for (int64_t c = Team::rank() * W; c < stride; c += Team::kSize * W) {
       if (target >= 0) load_row<W, kWide>(v, logits + n * stride, c, V);
@@ -64,7 +66,23 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, const T* logits, const
   }
 }
 
+// One block.
+__global__ void count_targets_kernel(float* counts, const int32_t* targets, int64_t N) {
+  ACCRETE_SHARED(float, part, kBlockWarps);
+  int64_t mine = 0;
+  for (int64_t n = threadIdx.x; n < N; n += kBlockSize) mine += targets[n] >= 0;
+  const float total = block_sum(static_cast<float>(mine), part);  // exact up to 2^24
+  if (threadIdx.x == 0) {
+    counts[0] = total;
+    counts[1] = total > 0.0f ? 1.0f / total : 0.0f;
+  }
+}
+
 }  // namespace
+
+void count_targets(const Gpu& ctx, float* counts, const int32_t* targets, int64_t N) {
+  ACCRETE_LAUNCH(count_targets_kernel, dim3{1}, dim3{kBlockSize}, 0, ctx, counts, targets, N);
+}
 
 template <class T>
 void cross_entropy_forward(const Gpu& ctx, float* loss, float* lse, const T* logits, const int32_t* targets, int64_t N,

@@ -2,12 +2,19 @@
 // of exponentials; a row of GPT-2's vocabulary stays in the second-level cache between them.
 #include "kernels/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
 
 namespace accrete::kernels {
+
+void count_targets(const Cpu&, float* counts, const int32_t* targets, int64_t N) {
+  const auto counted = static_cast<float>(std::count_if(targets, targets + N, [](int32_t t) { return t >= 0; }));
+  counts[0] = counted;
+  counts[1] = counted > 0 ? 1.0f / counted : 0.0f;
+}
 
 template <class T>
 void cross_entropy_forward(const Cpu& dev, float* loss, float* lse, const T* logits, const int32_t* targets, int64_t N,
@@ -21,6 +28,10 @@ void cross_entropy_forward(const Cpu& dev, float* loss, float* lse, const T* log
       lse[n] = log_sum;
       if (targets[n] < 0) {
         loss[n] = 0.0f;
+        continue;
+      }
+      if (targets[n] >= V) {
+        loss[n] = NAN;
         continue;
       }
       float value = log_sum - (1.0f - smoothing) * to_float(x[targets[n]]);
@@ -45,6 +56,10 @@ void cross_entropy_backward(const Cpu& dev, T* dlogits, const T* logits, const f
       const int64_t target = targets[n];
       if (target < 0) {
         std::fill(dx, dx + stride, from_float<T>(0.0f));
+        continue;
+      }
+      if (target >= V) {
+        std::fill(dx, dx + stride, from_float<T>(NAN));
         continue;
       }
       const float log_sum = lse[n];

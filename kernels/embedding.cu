@@ -15,18 +15,20 @@ namespace {
 // y[n] = tokens[ids[n]] + positions[first_position + n % T]. A warp per row.
 template <class T, bool kWide>
 __global__ void embedding_kernel(T* y, const T* tokens, const T* positions, const int32_t* ids, int64_t N,
-                                 int64_t tokens_per_seq, int64_t first_position, int64_t C) {
+                                 int64_t tokens_per_seq, int64_t first_position, int64_t C, int64_t V) {
   using Team = RowTeam<false>;
   constexpr int W = kLaneWidth<T>;
   for (int64_t n = Team::first_row(); n < N; n += Team::row_step()) {
-    const T* token = tokens + ids[n] * C;
+    const int64_t id = ids[n];
+    const bool known = id >= 0 && id < V;
+    const T* token = tokens + (known ? id * C : 0);
     const T* position = positions ? positions + (first_position + n % tokens_per_seq) * C : nullptr;
     for (int64_t c = Team::rank() * W; c < C; c += Team::kSize * W) {
       float v[W], p[W] = {};
       load_row<W, kWide>(v, token, c, C);
       if (position) load_row<W, kWide>(p, position, c, C);
       ACCRETE_UNROLL
-      for (int j = 0; j < W; ++j) v[j] += p[j];
+      for (int j = 0; j < W; ++j) v[j] = known ? v[j] + p[j] : NAN;
       store_row<W, kWide>(y + n * C, c, C, v);
     }
   }
@@ -37,10 +39,11 @@ __global__ void zero_kernel(int32_t* counts, int64_t V) {
   for (int64_t v = static_cast<int64_t>(blockIdx.x) * kBlockSize + threadIdx.x; v < V; v += step) counts[v] = 0;
 }
 
-__global__ void count_kernel(int32_t* counts, const int32_t* ids, int64_t N) {
+__global__ void count_kernel(int32_t* counts, const int32_t* ids, int64_t N, int64_t V) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kBlockSize;
   for (int64_t n = static_cast<int64_t>(blockIdx.x) * kBlockSize + threadIdx.x; n < N; n += step) {
-    atomicAdd(&counts[ids[n]], 1);
+    const int32_t id = ids[n];
+    if (id >= 0 && id < V) atomicAdd(&counts[id], 1);
   }
 }
 
@@ -87,16 +90,16 @@ __global__ void position_gradient_kernel(float* d_positions, const T* dy, int64_
 
 template <class T>
 void embedding_forward(const Gpu& ctx, T* y, const T* tokens, const T* positions, const int32_t* ids, int64_t N,
-                       int64_t tokens_per_seq, int64_t first_position, int64_t C, int64_t) {
+                       int64_t tokens_per_seq, int64_t first_position, int64_t C, int64_t V) {
   if (N <= 0 || C <= 0) return;
   constexpr int W = kLaneWidth<T>;
   const dim3 grid{RowTeam<false>::blocks(N)}, block{kBlockSize};
   if (wide_rows(y, W, C) && wide_rows(tokens, W, C) && wide_rows(positions, W, C)) {
     ACCRETE_LAUNCH(embedding_kernel<T, true>, grid, block, 0, ctx, y, tokens, positions, ids, N, tokens_per_seq,
-                   first_position, C);
+                   first_position, C, V);
   } else {
     ACCRETE_LAUNCH(embedding_kernel<T, false>, grid, block, 0, ctx, y, tokens, positions, ids, N, tokens_per_seq,
-                   first_position, C);
+                   first_position, C, V);
   }
 }
 
@@ -108,7 +111,7 @@ void embedding_backward(const Gpu& ctx, float* d_tokens, float* d_positions, con
   const dim3 block{kBlockSize};
   if (d_tokens) {
     ACCRETE_LAUNCH(zero_kernel, dim3{blocks_for(V, kBlockSize)}, block, 0, ctx, scratch, V);
-    ACCRETE_LAUNCH(count_kernel, dim3{blocks_for(N, kBlockSize)}, block, 0, ctx, scratch, ids, N);
+    ACCRETE_LAUNCH(count_kernel, dim3{blocks_for(N, kBlockSize)}, block, 0, ctx, scratch, ids, N, V);
     const dim3 grid{RowTeam<false>::blocks(V), blocks_covering(C, kWarpSize * W)};
     if (wide_rows(dy, W, C)) {
       ACCRETE_LAUNCH(token_gradient_kernel<T, true>, grid, block, 0, ctx, d_tokens, dy, ids, scratch, N, C, V);

@@ -532,3 +532,41 @@ TEST_CASE("matrix products of the emulated device") {
     check_buffer("c", bc, c, {1e-5, 1e-5});
   });
 }
+
+TEST_CASE("targets and ids that name nothing give NaN and touch nothing else") {
+  const int64_t N = 5, V = 37, C = 19;
+  const std::vector<double> x = random_values<float>(N * V, 3), table = random_values<float>(V * C, 4),
+                            dy = random_values<float>(N * C, 5);
+  on_backends([&](const auto& ctx, SameBits&) {
+    Buffer<int32_t> targets({3, -1, 37, 36, 1000}), ids({0, -1, 37, 36, 1000});
+    Buffer<float> logits(x), loss(N), lse(N), counts(2), scale(std::vector<double>{2.0}), d(N * V), y(N * C),
+        tokens(table), grads(N * C);
+    count_targets(ctx, counts.p(), targets.p(), N);
+    check_buffer("counts", counts, {4.0, 0.25}, kExact);
+    count_targets(ctx, counts.p(), targets.p() + 1, 1);
+    check_buffer("no target", counts, {0.0, 0.0}, kExact);
+    cross_entropy_forward(ctx, loss.p(), lse.p(), logits.p(), targets.p(), N, V, V, 0.1f);
+    cross_entropy_backward(ctx, d.p(), logits.p(), lse.p(), targets.p(), scale.p(), N, V, V, 0.1f);
+    CHECK(d.intact());
+    for (int64_t n = 0; n < N; ++n) {
+      const bool named = n != 2 && n != 4;
+      CHECK(std::isfinite(loss.values()[n]) == named);
+      for (int64_t v = 0; v < V; ++v) CHECK(std::isfinite(d.values()[n * V + v]) == named);
+    }
+    embedding_forward(ctx, y.p(), tokens.p(), static_cast<const float*>(nullptr), ids.p(), N, N, 0, C, V);
+    CHECK(y.intact());
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t c = 0; c < C; ++c) {
+        if (n == 0 || n == 3)
+          CHECK(y.values()[n * C + c] == table[(n == 0 ? 0 : 36) * C + c]);
+        else
+          CHECK(std::isnan(y.values()[n * C + c]));
+      }
+    Buffer<float> upstream(dy), d_tokens(std::vector<double>(V * C, 1.0));
+    Buffer<int32_t> scratch(embedding_scratch(N, V));
+    embedding_backward(ctx, d_tokens.p(), static_cast<float*>(nullptr), upstream.p(), ids.p(), scratch.p(), N, N, C, V);
+    std::vector<double> want(V * C, 1.0);
+    for (int64_t c = 0; c < C; ++c) want[c] += dy[c], want[36 * C + c] += dy[3 * C + c];
+    check_buffer("d_tokens", d_tokens, want, {1e-6, 1e-6});
+  });
+}

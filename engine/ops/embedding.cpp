@@ -16,7 +16,9 @@ void check_embedding(const Tensor& ids, const Tensor& tokens, const Tensor& posi
     check(first >= 0 && first + ids.size(1) <= positions.size(0), "embedding", "sequence of ", ids.size(1),
           " tokens from position ", first, " exceeds the ", positions.size(0), " positions of the model");
   }
-  if (!ids.data()) return;  // dry: there are no values
+  check(ids.device() == tokens.device() || tokens.device() == kDry, "embedding", "ids are on ", ids.device(),
+        ", the table is on ", tokens.device());
+  if (!ids.data() || !ids.device().host()) return;  // on a device an unknown id makes its row NaN
   const int32_t* id = ids.ptr<int32_t>();
   const int64_t n = ids.count(), V = tokens.size(0);
   for (int64_t i = 0; i < n; ++i)
@@ -59,7 +61,8 @@ Tensor embedding_plain(const Tensor& ids, const Tensor& tokens, const Tensor& po
   check_embedding(ids, tokens, positions, first_position);
   const int64_t B = ids.size(0), T = ids.size(1), V = tokens.size(0), C = tokens.size(1);
   std::vector<float> one_hot(static_cast<size_t>(B * T * V), 0.0f);
-  for (int64_t n = 0; n < B * T; ++n) one_hot[static_cast<size_t>(n * V + ids.ptr<int32_t>()[n])] = 1.0f;
+  const std::vector<int32_t> id = ids.to_vector<int32_t>();
+  for (size_t n = 0; n < id.size(); ++n) one_hot[n * static_cast<size_t>(V) + static_cast<size_t>(id[n])] = 1.0f;
   Tensor y = matmul(cast(Tensor::from(one_hot, Shape{B * T, V}, tokens.device()), tokens.dtype()), tokens);
   if (positions.defined()) {
     const int64_t P = positions.size(0);

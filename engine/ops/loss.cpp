@@ -2,25 +2,25 @@
 // counted rows
 #include "kernels/cross_entropy.h"
 
+#include <algorithm>
+
 #include "engine/ops/ops.h"
 #include "kernels/reduce.h"
 
 namespace accrete::ops {
 namespace {
 
-// Number of rows with a target; checks the targets.
-int64_t check_targets(const char* where, const Tensor& logits, const Tensor& targets) {
+// On a device a target beyond the classes makes the loss NaN instead.
+void check_targets(const char* where, const Tensor& logits, const Tensor& targets) {
   const int64_t N = logits.shape().rows(), V = logits.size(-1);
-  check(targets.dtype() == DType::i32 && targets.count() == N, where, "targets do not fit logits ", logits.shape(),
-        "; got ", targets.shape(), " ", name_of(targets.dtype()));
-  if (!targets.data()) return N;  // dry: there are no values
-  int64_t counted = 0;
+  const bool reachable = targets.device() == logits.device() || logits.device() == kDry;
+  check(targets.dtype() == DType::i32 && targets.count() == N && reachable, where, "targets do not fit logits ",
+        logits.shape(), " on ", logits.device(), "; got ", targets.shape(), " ", name_of(targets.dtype()), " on ",
+        targets.device());
+  if (!targets.data() || !targets.device().host()) return;
   const int32_t* t = targets.ptr<int32_t>();
-  for (int64_t n = 0; n < N; ++n) {
+  for (int64_t n = 0; n < N; ++n)
     check(t[n] < V, where, "target beyond the classes; expected below ", V, "; got ", t[n], " in row ", n);
-    counted += t[n] >= 0;
-  }
-  return counted;
 }
 
 struct RowLosses {
@@ -47,24 +47,26 @@ Cost loss_cost(const Tensor& logits) {
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, float smoothing) {
-  const int64_t counted = check_targets("cross_entropy", logits, targets);
+  check_targets("cross_entropy", logits, targets);
   check(smoothing >= 0.0f && smoothing < 1.0f, "cross_entropy", "smoothing out of range; expected 0 <= s < 1; got ",
         smoothing);
   const int64_t N = logits.shape().rows(), V = logits.size(-1);
   const RowLosses rows = row_losses(logits, targets, smoothing);
-  const float factor = counted > 0 ? 1.0f / static_cast<float>(counted) : 0.0f;
   Tensor y = Tensor::empty(Shape{}, DType::f32, logits.device());
+  const Tensor counts = Tensor::empty(Shape{2}, DType::f32, logits.device());  // counted rows, and the inverse
   on_device(logits.device(), [&](const auto& dev) {
+    kernels::count_targets(dev, counts.ptr<float>(), targets.ptr<int32_t>(), N);
     kernels::sum<float>(dev, y.ptr<float>(), rows.loss.ptr<float>(), N);
-    kernels::affine<float>(dev, y.ptr<float>(), y.ptr<float>(), factor, 0.0f, 1);
+    kernels::binary_forward<float>(dev, Binary::mul, y.ptr<float>(), y.ptr<float>(), counts.ptr<float>() + 1, 1);
   });
-  return record("cross_entropy", y, {logits}, Saved{logits, rows.lse, targets}, loss_cost(logits),
+  return record("cross_entropy", y, {logits}, Saved{logits, rows.lse, targets, counts}, loss_cost(logits),
                 [=](const BackwardContext& ctx) -> Grads {
                   const Tensor& logits = ctx.saved(0);
                   Tensor d = logits.unique() ? logits : like(logits);
                   Tensor scale = Tensor::empty(Shape{1}, DType::f32, logits.device());
                   on(logits, [&]<class T>(const auto& dev) {
-                    kernels::affine<float>(dev, scale.ptr<float>(), ctx.dy().template ptr<float>(), factor, 0.0f, 1);
+                    kernels::binary_forward<float>(dev, Binary::mul, scale.ptr<float>(), ctx.dy().template ptr<float>(),
+                                                   ctx.saved(3).template ptr<float>() + 1, 1);
                     kernels::cross_entropy_backward<T>(
                         dev, d.ptr<T>(), logits.ptr<T>(), ctx.saved(1).template ptr<float>(),
                         ctx.saved(2).template ptr<int32_t>(), scale.ptr<float>(), N, V, V, smoothing);
@@ -76,12 +78,14 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets, float smoothin
 // log-sum-exp as a product with ones; the chosen logits as an elementwise product with the (smoothed) one-hot targets.
 // Without subtracting the maximum: a definition for moderate logits.
 Tensor cross_entropy_plain(const Tensor& logits, const Tensor& targets, float smoothing) {
-  const int64_t counted = check_targets("cross_entropy", logits, targets);
+  check_targets("cross_entropy", logits, targets);
   const int64_t N = logits.shape().rows(), V = logits.size(-1);
+  const std::vector<int32_t> target = targets.to_vector<int32_t>();
+  const auto counted = std::count_if(target.begin(), target.end(), [](int32_t t) { return t >= 0; });
   const float factor = counted > 0 ? 1.0f / static_cast<float>(counted) : 0.0f;
   std::vector<float> want(static_cast<size_t>(N * V), 0.0f), keep(static_cast<size_t>(N), 0.0f);
   for (int64_t n = 0; n < N; ++n) {
-    const int32_t t = targets.ptr<int32_t>()[n];
+    const int32_t t = target[static_cast<size_t>(n)];
     if (t < 0) continue;
     keep[static_cast<size_t>(n)] = factor;
     for (int64_t v = 0; v < V; ++v) want[static_cast<size_t>(n * V + v)] = factor * smoothing / static_cast<float>(V);

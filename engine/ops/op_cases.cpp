@@ -473,7 +473,7 @@ Tensors make_inputs(const OpCase& c, DType dtype, Device device, uint64_t seed, 
       std::vector<int32_t> v(n);
       for (size_t j = 0; j < n; ++j)
         v[j] = static_cast<int32_t>(std::floor(in.low + (in.high - in.low) * static_cast<double>(uniform(j))));
-      out.push_back(Tensor::from(v, in.shape));
+      out.push_back(Tensor::from(v, in.shape, device));
       continue;
     }
     std::vector<float> v(n);
