@@ -2,6 +2,9 @@
 // f32 in device memory, the clipping factor) while they are read. `copy`, where not null, receives p
 // rounded to T, bf16 or f16.
 // Formulas: shared notation of the optimizer literature, t = step number from 1.
+//
+// A step whose gradients are not finite does not happen: where grad_scale[0] is NaN, every kernel here that takes it
+// leaves all its outputs as they are. clip_factor gives that NaN, so nobody has to look at the norm on the host.
 #pragma once
 
 #include "kernels/device.h"
@@ -22,9 +25,9 @@ ACCRETE_KERNEL(adamw_step, float* p, T* copy, float* m, float* v, const float* g
 ACCRETE_KERNEL_F32(lamb_direction, float* u, float* m, float* v, const float* p, const float* g,
                    const float* grad_scale, int64_t n, const AdamWSettings& s);
 // Second half: p -= lr * trust * u, trust = |p| / |u| from the two squared norms (device memory), 1 when either is 0 or
-// when `adapt` is false.
-ACCRETE_KERNEL(lamb_apply, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2, float lr,
-               bool adapt, int64_t n);
+// when `adapt` is false. grad_scale: only whether it is NaN.
+ACCRETE_KERNEL(lamb_apply, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2,
+               const float* grad_scale, float lr, bool adapt, int64_t n);
 // SGD with momentum, PyTorch's order: g += wd*p;  buf = momentum*buf + g;  p -= lr * (nesterov ? g + momentum*buf :
 // buf)
 ACCRETE_KERNEL(sgd_step, float* p, T* copy, float* buf, const float* g, const float* grad_scale, int64_t n, float lr,
@@ -35,11 +38,16 @@ ACCRETE_KERNEL(lion_step, float* p, T* copy, float* m, const float* g, const flo
 // Momentum half of Muon (Jordan 2024): buf = momentum*buf + g;  u = nesterov ? g + momentum*buf : buf
 ACCRETE_KERNEL_F32(muon_momentum, float* u, float* buf, const float* g, const float* grad_scale, int64_t n,
                    float momentum, bool nesterov);
-// p = p * (1 - lr*wd) - lr * scale * u, and the rounded copy.
-ACCRETE_KERNEL(decayed_axpy, float* p, T* copy, const float* u, float lr, float scale, float weight_decay, int64_t n);
-// e = decay * e + (1 - decay) * p   (exponential moving average; also linear interpolation)
-ACCRETE_KERNEL_F32(ema_update, float* e, const float* p, float decay, int64_t n);
-// out[0] = min(1, max_norm / (sqrt(norm2[0]) + 1e-6)): PyTorch's clipping factor; 1 when max_norm <= 0. One f32 each.
+// y = x / (sqrt(norm2[0]) + eps), norm2 in device memory: Muon's normalisation.   y, x: (n), y may be x
+ACCRETE_KERNEL_F32(scale_by_inverse_norm, float* y, const float* x, const float* norm2, float eps, int64_t n);
+// p = p * (1 - lr*wd) - lr * scale * u, and the rounded copy. grad_scale: only whether it is NaN.
+ACCRETE_KERNEL(decayed_axpy, float* p, T* copy, const float* u, const float* grad_scale, float lr, float scale,
+               float weight_decay, int64_t n);
+// e = decay * e + (1 - decay) * p   (exponential moving average; also linear interpolation). grad_scale: only whether
+// it is NaN.
+ACCRETE_KERNEL_F32(ema_update, float* e, const float* p, const float* grad_scale, float decay, int64_t n);
+// out[0] = min(1, max_norm / (sqrt(norm2[0]) + 1e-6)): PyTorch's clipping factor; 1 when max_norm <= 0; NaN when
+// norm2[0] is infinite or NaN. One f32 each.
 ACCRETE_KERNEL_F32(clip_factor, float* out, const float* norm2, float max_norm);
 
 }  // namespace accrete::kernels

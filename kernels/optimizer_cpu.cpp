@@ -12,6 +12,9 @@ namespace {
 
 constexpr bf16* kNoCopy = nullptr;
 
+// A step whose gradients are not finite does not happen.
+bool skipped(const float* grad_scale) { return std::isnan(grad_scale[0]); }
+
 // f<V>(i) returns the new p of elements i; both copies are stored here.
 template <class T, class F>
 void update(const Cpu& dev, float* p, T* copy, int64_t n, const F& f) {
@@ -60,6 +63,7 @@ inline Vec sign(Vec x) { return x > 0.0f ? broadcast(1.0f) : (x < 0.0f ? broadca
 template <class T>
 void adamw_step(const Cpu& dev, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
                 int64_t n, const AdamWSettings& s) {
+  if (skipped(grad_scale)) return;
   const AdamDirection direction(m, v, g, grad_scale, s);
   const float lr = s.lr, decay = s.weight_decay;
   if (s.bias_correction) {
@@ -75,14 +79,16 @@ void adamw_step(const Cpu& dev, float* p, T* copy, float* m, float* v, const flo
 
 void lamb_direction(const Cpu& dev, float* u, float* m, float* v, const float* p, const float* g,
                     const float* grad_scale, int64_t n, const AdamWSettings& s) {
+  if (skipped(grad_scale)) return;
   const AdamDirection direction(m, v, g, grad_scale, s);
   const float decay = s.weight_decay;
   update(dev, u, kNoCopy, n, [=]<class V>(int64_t i) { return direction.at<V>(i) + decay * load<V>(p + i); });
 }
 
 template <class T>
-void lamb_apply(const Cpu& dev, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2, float lr,
-                bool adapt, int64_t n) {
+void lamb_apply(const Cpu& dev, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2,
+                const float* grad_scale, float lr, bool adapt, int64_t n) {
+  if (skipped(grad_scale)) return;
   const bool both = p_norm2[0] > 0.0f && u_norm2[0] > 0.0f;
   const float step = lr * (adapt && both ? std::sqrt(p_norm2[0]) / std::sqrt(u_norm2[0]) : 1.0f);
   update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) - step * load<V>(u + i); });
@@ -91,6 +97,7 @@ void lamb_apply(const Cpu& dev, float* p, T* copy, const float* u, const float* 
 template <class T>
 void sgd_step(const Cpu& dev, float* p, T* copy, float* buf, const float* g, const float* grad_scale, int64_t n,
               float lr, float momentum, float weight_decay, bool nesterov) {
+  if (skipped(grad_scale)) return;
   const float scale = grad_scale[0];
   update(dev, p, copy, n, [=]<class V>(int64_t i) {
     const V old = load<V>(p + i);
@@ -104,6 +111,7 @@ void sgd_step(const Cpu& dev, float* p, T* copy, float* buf, const float* g, con
 template <class T>
 void lion_step(const Cpu& dev, float* p, T* copy, float* m, const float* g, const float* grad_scale, int64_t n,
                float lr, float beta1, float beta2, float weight_decay) {
+  if (skipped(grad_scale)) return;
   const float scale = grad_scale[0];
   update(dev, p, copy, n, [=]<class V>(int64_t i) {
     const V old = load<V>(p + i);
@@ -116,6 +124,7 @@ void lion_step(const Cpu& dev, float* p, T* copy, float* m, const float* g, cons
 
 void muon_momentum(const Cpu& dev, float* u, float* buf, const float* g, const float* grad_scale, int64_t n,
                    float momentum, bool nesterov) {
+  if (skipped(grad_scale)) return;
   const float scale = grad_scale[0];
   update(dev, u, kNoCopy, n, [=]<class V>(int64_t i) {
     const V grad = load<V>(g + i) * scale;
@@ -125,32 +134,40 @@ void muon_momentum(const Cpu& dev, float* u, float* buf, const float* g, const f
   });
 }
 
+void scale_by_inverse_norm(const Cpu& dev, float* y, const float* x, const float* norm2, float eps, int64_t n) {
+  const float factor = 1.0f / (std::sqrt(norm2[0]) + eps);
+  update(dev, y, kNoCopy, n, [=]<class V>(int64_t i) { return factor * load<V>(x + i); });
+}
+
 template <class T>
-void decayed_axpy(const Cpu& dev, float* p, T* copy, const float* u, float lr, float scale, float weight_decay,
-                  int64_t n) {
+void decayed_axpy(const Cpu& dev, float* p, T* copy, const float* u, const float* grad_scale, float lr, float scale,
+                  float weight_decay, int64_t n) {
+  if (skipped(grad_scale)) return;
   const float keep = 1.0f - lr * weight_decay, step = lr * scale;
   update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) * keep - step * load<V>(u + i); });
 }
 
-void ema_update(const Cpu& dev, float* e, const float* p, float decay, int64_t n) {
+void ema_update(const Cpu& dev, float* e, const float* p, const float* grad_scale, float decay, int64_t n) {
+  if (skipped(grad_scale)) return;
   update(dev, e, kNoCopy, n,
          [=]<class V>(int64_t i) { return decay * load<V>(e + i) + (1.0f - decay) * load<V>(p + i); });
 }
 
 void clip_factor(const Cpu&, float* out, const float* norm2, float max_norm) {
   const float factor = max_norm / (std::sqrt(norm2[0]) + 1e-6f);
-  out[0] = max_norm > 0.0f && !(factor >= 1.0f) ? factor : 1.0f;
+  out[0] = !(norm2[0] < INFINITY) ? NAN : max_norm > 0.0f && factor < 1.0f ? factor : 1.0f;
 }
 
 #define ACCRETE_INSTANTIATE(T)                                                                                      \
   template void adamw_step(const Cpu&, float*, T*, float*, float*, const float*, const float*, int64_t,             \
                            const AdamWSettings&);                                                                   \
-  template void lamb_apply(const Cpu&, float*, T*, const float*, const float*, const float*, float, bool, int64_t); \
+  template void lamb_apply(const Cpu&, float*, T*, const float*, const float*, const float*, const float*, float,   \
+                           bool, int64_t);                                                                          \
   template void sgd_step(const Cpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float,  \
                          bool);                                                                                     \
   template void lion_step(const Cpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float, \
                           float);                                                                                   \
-  template void decayed_axpy(const Cpu&, float*, T*, const float*, float, float, float, int64_t);
+  template void decayed_axpy(const Cpu&, float*, T*, const float*, const float*, float, float, float, int64_t);
 ACCRETE_INSTANTIATE(bf16)
 ACCRETE_INSTANTIATE(f16)
 #undef ACCRETE_INSTANTIATE

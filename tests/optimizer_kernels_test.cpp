@@ -107,7 +107,7 @@ TEST_CASE("LAMB: direction and trust ratio") {
             int64_t n) {
           Buffer<float> u(n), p_norm2(Values{9.0}), u_norm2(Values{2.25});
           lamb_direction(ctx, u.p(), m, v, p, g, clip, n, adam_settings(true, t));
-          lamb_apply(ctx, p, copy, u.p(), p_norm2.p(), u_norm2.p(), 0.01f, adapt, n);
+          lamb_apply(ctx, p, copy, u.p(), p_norm2.p(), u_norm2.p(), clip, 0.01f, adapt, n);
         });
   }
 }
@@ -115,8 +115,8 @@ TEST_CASE("LAMB: direction and trust ratio") {
 TEST_CASE("LAMB's trust ratio is 1 when a norm is 0") {
   on_backends([&](const auto& ctx, SameBits&) {
     for (const auto& [a, b] : {std::pair{0.0, 4.0}, std::pair{4.0, 0.0}}) {
-      Buffer<float> p(Values{1.0}), u(Values{0.5}), p_norm2(Values{a}), u_norm2(Values{b});
-      lamb_apply(ctx, p.p(), static_cast<bf16*>(nullptr), u.p(), p_norm2.p(), u_norm2.p(), 0.5f, true, 1);
+      Buffer<float> p(Values{1.0}), u(Values{0.5}), p_norm2(Values{a}), u_norm2(Values{b}), one(Values{1.0});
+      lamb_apply(ctx, p.p(), static_cast<bf16*>(nullptr), u.p(), p_norm2.p(), u_norm2.p(), one.p(), 0.5f, true, 1);
       check_buffer("p", p, {0.75}, kExact);
     }
   });
@@ -161,7 +161,7 @@ TEST_CASE("Muon's momentum, followed by the decayed update") {
             int64_t n) {
           Buffer<float> u(n);
           muon_momentum(ctx, u.p(), m, g, clip, n, momentum, nesterov);
-          decayed_axpy(ctx, p, copy, u.p(), lr, scale, decay, n);
+          decayed_axpy(ctx, p, copy, u.p(), clip, lr, scale, decay, n);
         });
   }
 }
@@ -172,8 +172,8 @@ TEST_CASE("moving average") {
     Values want(n);
     for (int64_t i = 0; i < n; ++i) want[i] = 0.75 * e[i] + 0.25 * p[i];
     on_backends([&](const auto& ctx, SameBits&) {
-      Buffer<float> be(e), bp(p, 1);
-      ema_update(ctx, be.p(), bp.p(), 0.75f, n);
+      Buffer<float> be(e), bp(p, 1), one(Values{1.0});
+      ema_update(ctx, be.p(), bp.p(), one.p(), 0.75f, n);
       check_buffer("e", be, want, kClose);
     });
   }
@@ -185,12 +185,51 @@ TEST_CASE("clipping factor") {
     float max_norm;
     double factor;
   };
-  for (const Case& c : {Case{4.0, 1.0f, 1.0 / (2.0 + 1e-6)}, Case{0.25, 1.0f, 1.0}, Case{0.0, 1.0f, 1.0},
-                        Case{9.0, 0.0f, 1.0}, Case{NAN, 1.0f, NAN}, Case{INFINITY, 1.0f, 0.0}}) {
+  for (const Case& c :
+       {Case{4.0, 1.0f, 1.0 / (2.0 + 1e-6)}, Case{0.25, 1.0f, 1.0}, Case{0.0, 1.0f, 1.0}, Case{9.0, 0.0f, 1.0},
+        Case{NAN, 1.0f, NAN}, Case{INFINITY, 1.0f, NAN}, Case{NAN, 0.0f, NAN}, Case{INFINITY, 0.0f, NAN}}) {
     on_backends([&](const auto& ctx, SameBits&) {
       Buffer<float> out(1), norm2(Values{c.norm2});
       clip_factor(ctx, out.p(), norm2.p(), c.max_norm);
       check_buffer("factor", out, {c.factor}, {0.0, 2e-7});
+    });
+  }
+}
+
+TEST_CASE("a step whose factor is NaN leaves everything as it is") {
+  const int64_t n = 1037;
+  const Values p0 = random_values<float>(n, 70), g0(n, NAN), a0 = random_values<float>(n, 71, 0.1, 1.0);
+  on_backends([&](const auto& ctx, SameBits&) {
+    for (int offset : {0, 1}) {  // wide accesses and single ones
+      const Values narrow = rounded_to<bf16>(a0);
+      Buffer<float> p(p0, offset), m(a0), v(a0), u(a0), g(g0), scale(Values{NAN}), norm(Values{NAN});
+      Buffer<bf16> copy(narrow);
+      adamw_step(ctx, p.p(), copy.p(), m.p(), v.p(), g.p(), scale.p(), n, adam_settings(true, 1));
+      lamb_direction(ctx, u.p(), m.p(), v.p(), p.p(), g.p(), scale.p(), n, adam_settings(true, 1));
+      lamb_apply(ctx, p.p(), copy.p(), g.p(), norm.p(), norm.p(), scale.p(), 0.1f, true, n);
+      sgd_step(ctx, p.p(), copy.p(), m.p(), g.p(), scale.p(), n, 0.1f, 0.9f, 0.1f, true);
+      lion_step(ctx, p.p(), copy.p(), m.p(), g.p(), scale.p(), n, 0.1f, 0.9f, 0.9f, 0.1f);
+      muon_momentum(ctx, u.p(), m.p(), g.p(), scale.p(), n, 0.9f, true);
+      decayed_axpy(ctx, p.p(), copy.p(), g.p(), scale.p(), 0.1f, 1.0f, 0.1f, n);
+      ema_update(ctx, v.p(), g.p(), scale.p(), 0.9f, n);
+      check_buffer("p", p, p0, kExact), check_buffer("copy", copy, narrow, kExact);
+      check_buffer("m", m, a0, kExact), check_buffer("v", v, a0, kExact), check_buffer("u", u, a0, kExact);
+    }
+  });
+}
+
+TEST_CASE("scaling by the inverse of a norm in device memory, also in place") {
+  for (int64_t n : kSizes) {
+    const Values x = random_values<float>(n, 72);
+    Values want;
+    for (double v : x) want.push_back(v / (3.0 + 0.5));
+    on_backends([&](const auto& ctx, SameBits& same) {
+      Buffer<float> bx(x), y(n, 1), norm2(Values{9.0});
+      scale_by_inverse_norm(ctx, y.p(), bx.p(), norm2.p(), 0.5f, n);
+      check_buffer("y", y, want, kClose);
+      scale_by_inverse_norm(ctx, bx.p(), bx.p(), norm2.p(), 0.5f, n);
+      check_buffer("in place", bx, y.values(), kExact);
+      same(y.values());
     });
   }
 }

@@ -87,7 +87,8 @@ void Optimizer::step(double lr, const BlockSet& skip) {
     else
       step_elementwise(r, lr);
   }
-  for (const auto& [name, decay] : decays_) update::ema(state_.at(name), store_.values(), static_cast<float>(decay));
+  for (const auto& [name, decay] : decays_)
+    update::ema(state_.at(name), store_.values(), norm_.factor(), static_cast<float>(decay));
   store_.values().bump_version("optimizer");
   store_.copy().bump_version("optimizer");
 }
@@ -134,7 +135,8 @@ void Optimizer::step_lamb(const Range& r, double lr) {
   update::lamb_direction(u, moment("m", r), moment("v", r), p, g, norm_.factor(), adam_settings(r, lr, decay));
   update::sum_of_squares(p_norm2, p);
   update::sum_of_squares(u_norm2, u);
-  update::lamb_apply(p, copy, u, p_norm2, u_norm2, static_cast<float>(lr), config_.trust_all || decay > 0);
+  update::lamb_apply(p, copy, u, p_norm2, u_norm2, norm_.factor(), static_cast<float>(lr),
+                     config_.trust_all || decay > 0);
 }
 
 // Muon (Jordan 2024): the momentum matrix is replaced by its nearest semi-orthogonal matrix, approximated by the
@@ -147,10 +149,10 @@ void Optimizer::step_muon(const Range& r, double lr) {
   const Tensor u = scratch_.flat(0, r.count), norm2 = norms_.flat(0, 1);
   update::muon_momentum(u, moment("m", r), g, norm_.factor(), static_cast<float>(config_.momentum), config_.nesterov);
   update::sum_of_squares(norm2, u);
+  update::scale_by_inverse_norm(u, u, norm2, 1e-7f);
   const bool tall = shape[0] > shape[1];
   Tensor x = u.view(shape);
   if (tall) x = ops::transpose(x);  // rows <= cols: the small Gram matrix
-  x = ops::scale(x, 1.0f / (std::sqrt(norm2.item()) + 1e-7f));
   for (int64_t i = 0; i < config_.newton_schulz_steps; ++i) {
     const Tensor a = ops::matmul(x, x, false, true);
     const Tensor b = ops::add(ops::scale(a, -4.7750f), ops::scale(ops::matmul(a, a), 2.0315f));
@@ -158,7 +160,7 @@ void Optimizer::step_muon(const Range& r, double lr) {
   }
   if (tall) x = ops::transpose(x);
   const float size = 0.2f * std::sqrt(static_cast<float>(std::max(shape[0], shape[1])));
-  update::decayed_axpy(p, copy, x.view(Shape{r.count}), static_cast<float>(lr), size, decay);
+  update::decayed_axpy(p, copy, x.view(Shape{r.count}), norm_.factor(), static_cast<float>(lr), size, decay);
 }
 
 }  // namespace accrete

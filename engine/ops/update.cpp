@@ -78,9 +78,9 @@ void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Ten
 }
 
 void lamb_apply(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& p_norm2, const Tensor& u_norm2,
-                float lr, bool adapt) {
+                const Tensor& grad_scale, float lr, bool adapt) {
   with_copy(p, copy, [&](const auto& dev, auto* narrow) {
-    kernels::lamb_apply(dev, f(p), narrow, f(u), f(p_norm2), f(u_norm2), lr, adapt, p.count());
+    kernels::lamb_apply(dev, f(p), narrow, f(u), f(p_norm2), f(u_norm2), f(grad_scale), lr, adapt, p.count());
   });
 }
 
@@ -106,14 +106,21 @@ void muon_momentum(const Tensor& u, const Tensor& buffer, const Tensor& g, const
   });
 }
 
-void decayed_axpy(const Tensor& p, const Tensor& copy, const Tensor& u, float lr, float scale, float weight_decay) {
+void scale_by_inverse_norm(const Tensor& y, const Tensor& x, const Tensor& norm2, float eps) {
+  on_device(x.device(),
+            [&](const auto& dev) { kernels::scale_by_inverse_norm(dev, f(y), f(x), f(norm2), eps, x.count()); });
+}
+
+void decayed_axpy(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& grad_scale, float lr, float scale,
+                  float weight_decay) {
   with_copy(p, copy, [&](const auto& dev, auto* narrow) {
-    kernels::decayed_axpy(dev, f(p), narrow, f(u), lr, scale, weight_decay, p.count());
+    kernels::decayed_axpy(dev, f(p), narrow, f(u), f(grad_scale), lr, scale, weight_decay, p.count());
   });
 }
 
-void ema(const Tensor& e, const Tensor& p, float decay) {
-  on_device(p.device(), [&](const auto& dev) { kernels::ema_update(dev, f(e), f(p), decay, p.count()); });
+void ema(const Tensor& e, const Tensor& p, const Tensor& grad_scale, float decay) {
+  on_device(p.device(),
+            [&](const auto& dev) { kernels::ema_update(dev, f(e), f(p), f(grad_scale), decay, p.count()); });
 }
 
 }  // namespace accrete::update

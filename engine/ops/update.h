@@ -1,6 +1,7 @@
 // Updates in place of flat f32 tensors: optimizer steps, averages, norms. Not differentiable, not recorded.
 // All flat tensors of one call have the same count; scalars in device memory are (1) f32. `copy` (bf16 or f16) may be
-// undefined. Formulas: kernels/optimizer.h.
+// undefined. Formulas: kernels/optimizer.h. Where grad_scale is NaN (clip_factor of a norm that is not finite), the
+// functions that take it change nothing.
 #pragma once
 
 #include "engine/core/tensor.h"
@@ -29,15 +30,18 @@ void adamw(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v
 void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Tensor& p, const Tensor& g,
                     const Tensor& grad_scale, const AdamWSettings& s);
 void lamb_apply(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& p_norm2, const Tensor& u_norm2,
-                float lr, bool adapt);
+                const Tensor& grad_scale, float lr, bool adapt);
 void sgd(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, const Tensor& g, const Tensor& grad_scale,
          float lr, float momentum, float weight_decay, bool nesterov);
 void lion(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& g, const Tensor& grad_scale, float lr,
           float beta1, float beta2, float weight_decay);
 void muon_momentum(const Tensor& u, const Tensor& buffer, const Tensor& g, const Tensor& grad_scale, float momentum,
                    bool nesterov);
-void decayed_axpy(const Tensor& p, const Tensor& copy, const Tensor& u, float lr, float scale, float weight_decay);
+// y = x / (sqrt(norm2) + eps); y may be x.
+void scale_by_inverse_norm(const Tensor& y, const Tensor& x, const Tensor& norm2, float eps);
+void decayed_axpy(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& grad_scale, float lr, float scale,
+                  float weight_decay);
 // e = decay * e + (1 - decay) * p
-void ema(const Tensor& e, const Tensor& p, float decay);
+void ema(const Tensor& e, const Tensor& p, const Tensor& grad_scale, float decay);
 
 }  // namespace accrete::update
