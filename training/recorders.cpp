@@ -99,7 +99,7 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["stage"] = view.state.stage;
       j["loss"] = view.loss;
       j["lr"] = view.lr;
-      j["grad_norm"] = view.grad_norm;  // null in a step that f16 skipped
+      j["grad_norm"] = view.grad_norm;  // "inf" or "nan" in a step that f16 skipped
       if (view.loss_scale > 0) j["loss_scale"] = view.loss_scale;
       add_cost(j, view);
       j["rate"] = view.tokens_per_second;

@@ -1,0 +1,117 @@
+// Training on a device whose work is queued (the emulator stands in for a GPU): steps that are recorded once and
+// replayed leave the bits of steps that are launched kernel by kernel, in every kind of stage.
+#include "tests/train_testing.h"
+
+using namespace accrete;
+
+namespace {
+
+bool has_emulator(const RunResult& r) {
+  if (r.err.find("no block emulator") == std::string::npos) return true;
+  MESSAGE("skipped: this build has no emulator");
+  return false;
+}
+
+// The smallest runs that have dropout, several micro-batches, evaluation and checkpoints.
+Json tiny(const Json& plan, const Json& more = Json::object()) {
+  Json recipe = {{"model",
+                  {{"embed_dim", 16},
+                   {"depth", 4},
+                   {"num_heads", 2},
+                   {"attn_dropout", 0.1},
+                   {"resid_dropout", 0.1},
+                   {"embed_dropout", 0.1}}},
+                 {"data", {{"length", 8}}},
+                 {"batch", {{"size", 4}, {"micro", 2}}},
+                 {"duration", "12st"},
+                 {"schedule", {{"warmup", "1st"}}},
+                 {"eval", {{"every", "5st"}, {"batches", 1}}},
+                 {"plan", plan}};
+  recipe.merge_patch(more);
+  return recipe;
+}
+
+}  // namespace
+
+TEST_CASE("recorded steps and launched steps train alike") {
+  const Json search = {{"name", "autoprog"}, {"search", Json::object()}, {"stages", 2}};
+  const std::vector<Json> recipes = {
+      tiny({{"name", "plain"}}, {{"precision", "bf16"}, {"optim", {{"ema", 0.9}}}}),
+      tiny({{"name", "plain"}}, {{"precision", "f16"}, {"loss_scale", {{"initial", 1e9}}}}),
+      tiny({{"name", "vcycle"}}),
+      tiny({{"name", "incubation"}, {"modules", 2}}),
+      tiny(search),
+      tiny({{"name", "twa"}, {"snapshots", 3}}),
+  };
+  const TempFolder folder;
+  make_tiny_data(folder);
+  for (size_t i = 0; i < recipes.size(); ++i) {
+    CAPTURE(recipes[i].dump());
+    put_recipe(folder, recipes[i]);
+    const std::string n = std::to_string(i);
+    const RunResult recorded = run(train_command(folder, "recorded" + n, "--device emu"));
+    if (!has_emulator(recorded)) return;
+    CAPTURE(recorded.err);
+    REQUIRE(recorded.exit_code == 0);
+    const RunResult launched = run(train_command(folder, "launched" + n, "--device emu --eager"));
+    CAPTURE(launched.err);
+    REQUIRE(launched.exit_code == 0);
+    CHECK(final_checksum(folder / ("recorded" + n)) != "unfinished");
+    CHECK(final_checksum(folder / ("recorded" + n)) == final_checksum(folder / ("launched" + n)));
+    CHECK(lasting_events(folder / ("recorded" + n)) == lasting_events(folder / ("launched" + n)));
+    for (const Json& event : read_metrics(folder / ("recorded" + n) / "metrics.jsonl"))
+      CHECK_MESSAGE(event["event"] != "launches", event.dump());  // nothing stood in the way of recording
+  }
+}
+
+TEST_CASE("f16: steps whose gradients overflow change nothing, and the scale finds its place") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, tiny({{"name", "plain"}}, {{"precision", "f16"},
+                                                {"duration", "30st"},
+                                                {"loss_scale", {{"initial", 1e9}, {"backoff", 0.0625}}}}));
+  for (const std::string device : {"cpu", "emu"}) {
+    const RunResult r = run(train_command(folder, device, "--device " + device));
+    if (!has_emulator(r)) return;
+    CAPTURE(r.err);
+    REQUIRE(r.exit_code == 0);
+    int skipped = 0, taken = 0;
+    double last = 0;
+    for (const Json& event : read_metrics(folder / device / "metrics.jsonl")) {
+      if (event["event"] != "step") continue;
+      (event["grad_norm"].is_string() ? skipped : taken)++;
+      CHECK(event["loss"].is_number());
+      last = event["loss_scale"].get<double>();
+    }
+    CHECK(skipped >= 2);
+    CHECK(skipped <= 12);
+    CHECK(taken >= 18);
+    CHECK(last < 1e9);
+  }
+}
+
+TEST_CASE("a run that is killed on a queued device continues with the same bits") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, tiny({{"name", "plain"}}, {{"checkpoint", {{"every", "3st"}}}}));
+  const RunResult whole = run(train_command(folder, "whole", "--device emu"));
+  if (!has_emulator(whole)) return;
+  CAPTURE(whole.err);
+  REQUIRE(whole.exit_code == 0);
+  REQUIRE(run(train_command(folder, "half", "--device emu --hours 1e-9")).exit_code == 0);
+  CHECK(final_checksum(folder / "half") == "unfinished");
+  const RunResult rest = run(train_command(folder, "half", "--device emu --resume"));
+  CAPTURE(rest.err);
+  REQUIRE(rest.exit_code == 0);
+  CHECK(final_checksum(folder / "half") == final_checksum(folder / "whole"));
+}
+
+TEST_CASE("a bad number ends the run with the name of the op, one step later than it came") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, tiny({{"name", "plain"}}, {{"optim", {{"lr", 1e30}, {"clip", 0}}}}));
+  const RunResult r = run(train_command(folder, "out", "--device emu"));
+  if (!has_emulator(r)) return;
+  CHECK(r.exit_code == 1);
+  CHECK_MESSAGE(r.err.find("first non-finite result") != std::string::npos, r.err);
+}
