@@ -122,7 +122,7 @@ if (firstBlock && nodes.length < 4000) for (const m of modules.values()) if (m =
 const pick = (x, key) => state.direction === 'forward' ? x[key] : state.direction === 'backward' ? x['backward_' + key] : x[key] + x['backward_' + key];
 
 // ---- colours by kind of op ----
-const kinds = ['linear', 'mlp', 'attention', 'cross_entropy', 'residual_layernorm', 'embedding', 'add'];
+const kinds = ['linear', 'mlp', 'attention', 'linear_cross_entropy', 'cross_entropy', 'residual_layernorm', 'embedding', 'add'];
 const colourOf = (x) => {
   const op = isModule(x) ? null : x.op.replace('linear_gelu', 'linear').replace('layernorm', 'residual_layernorm').replace('residual_residual', 'residual');
   const i = kinds.indexOf(op);

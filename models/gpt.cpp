@@ -98,20 +98,23 @@ Tensor Gpt::features(const Batch& batch, const Context& ctx, int64_t blocks) {
   return stream(batch.inputs, ctx, blocks);
 }
 
+Tensor Gpt::normed(const Tensor& ids, const Context& ctx) const {
+  const Tensor x = stream(ids, ctx, config_.depth);
+  const ModuleScope scope("norm");
+  return norm_(x, ctx);
+}
+
 Tensor Gpt::logits(const Tensor& ids, const Context& ctx) const {
-  Tensor x = stream(ids, ctx, config_.depth);
-  {
-    const ModuleScope scope("norm");
-    x = norm_(x, ctx);
-  }
+  const Tensor x = normed(ids, ctx);
   const ModuleScope scope("head");
   return ctx.plain ? ops::linear_plain(x, output_matrix(), Tensor()) : ops::linear(x, output_matrix(), Tensor());
 }
 
 Tensor Gpt::loss(const Batch& batch, const Context& ctx) {
-  const Tensor y = logits(batch.inputs, ctx);
-  const ModuleScope scope("loss");
-  return ctx.plain ? ops::cross_entropy_plain(y, batch.targets) : ops::cross_entropy(y, batch.targets);
+  const Tensor x = normed(batch.inputs, ctx);
+  const ModuleScope scope("head");
+  return ctx.plain ? ops::linear_cross_entropy_plain(x, output_matrix(), batch.targets)
+                   : ops::linear_cross_entropy(x, output_matrix(), batch.targets);
 }
 
 EvalSums Gpt::evaluate(const Batch& batch, const Context& ctx) {

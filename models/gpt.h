@@ -93,6 +93,7 @@ class Gpt : public Model {
   Tensor next_logits(const Tensor& ids, Cache& cache) const;
 
  private:
+  Tensor normed(const Tensor& ids, const Context& ctx) const;  // (B, T) -> (B, T, C), what the output layer reads
   Tensor stream(const Tensor& ids, const Context& ctx, int64_t blocks) const;  // (B, T) -> (B, T, C), before the norm
   const Tensor& output_matrix() const { return config_.tied ? tokens_() : head_(); }
 

@@ -145,7 +145,8 @@ TEST_CASE("inspect graph: one step as JSON, DOT and a page") {
   }
   CHECK(ops["attention"] == 2);
   CHECK(ops["mlp"] == 2);
-  CHECK(ops["linear"] == 5);  // qkv and proj in each block, and the head
+  CHECK(ops["linear"] == 4);  // qkv and proj in each block
+  CHECK(ops["linear_cross_entropy"] == 1);
   CHECK(flops == doctest::Approx(g["step"]["flops"].get<double>()));
   CHECK(seconds > 0);
   CHECK(seconds <= g["step"]["seconds"].get<double>() * 1.01);

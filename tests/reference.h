@@ -313,6 +313,11 @@ inline Arrays evaluate(const std::string& op, const Arrays& in, const Settings& 
   if (op == "attention_cached") return {cached_attention(in, s)};
   if (op == "embedding") return {embedding(in, s)};
   if (op == "cross_entropy") return {cross_entropy(in[0], in[1], smoothing)};
+  if (op == "linear_cross_entropy") {
+    Array no_bias;
+    no_bias.present = false;
+    return {cross_entropy(linear({in[0], in[1], no_bias}), in[2], smoothing)};
+  }
   if (op == "token_losses") return {token_losses(in[0], in[1], 0.0)};
   fail("reference", "no reference for op \"", op, "\"");
 }

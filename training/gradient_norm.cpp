@@ -4,10 +4,12 @@
 
 namespace accrete {
 
-GradientNorm::GradientNorm(Device device)
-    : squared_(Tensor::zeros(Shape{1}, DType::f32, device)),
-      factor_(Tensor::from(std::vector<float>{1.0f}, Shape{1}, device)),
-      bad_(Tensor::zeros(Shape{1}, DType::f32, device)) {}
+GradientNorm::GradientNorm(Device device) {
+  const SegmentScope segment(Segment::optimizer);
+  squared_ = Tensor::zeros(Shape{1}, DType::f32, device);
+  factor_ = Tensor::from(std::vector<float>{1.0f}, Shape{1}, device);
+  bad_ = Tensor::zeros(Shape{1}, DType::f32, device);
+}
 
 void GradientNorm::measure(const Tensor& grads, double clip, double scale, bool keep_bad) {
   if (keep_bad) update::affine(bad_, factor_, 0.0f, 0.0f);  // 0, or NaN

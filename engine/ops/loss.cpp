@@ -5,22 +5,26 @@
 #include <algorithm>
 
 #include "engine/ops/ops.h"
+#include "engine/ops/targets.h"
 #include "kernels/reduce.h"
 
 namespace accrete::ops {
-namespace {
 
-// On a device a target beyond the classes makes the loss NaN instead.
-void check_targets(const char* where, const Tensor& logits, const Tensor& targets) {
-  const int64_t N = logits.shape().rows(), V = logits.size(-1);
-  const bool reachable = targets.device() == logits.device() || logits.device() == kDry;
-  check(targets.dtype() == DType::i32 && targets.count() == N && reachable, where, "targets do not fit logits ",
-        logits.shape(), " on ", logits.device(), "; got ", targets.shape(), " ", name_of(targets.dtype()), " on ",
-        targets.device());
+void check_targets(const char* where, const Tensor& targets, int64_t rows, int64_t classes, Device device) {
+  const bool reachable = targets.device() == device || device == kDry;
+  check(targets.dtype() == DType::i32 && targets.count() == rows && reachable, where,
+        "targets do not fit the logits; expected ", rows, " i32 on ", device, "; got ", targets.shape(), " ",
+        name_of(targets.dtype()), " on ", targets.device());
   if (!targets.data() || !targets.device().host()) return;
   const int32_t* t = targets.ptr<int32_t>();
-  for (int64_t n = 0; n < N; ++n)
-    check(t[n] < V, where, "target beyond the classes; expected below ", V, "; got ", t[n], " in row ", n);
+  for (int64_t n = 0; n < rows; ++n)
+    check(t[n] < classes, where, "target beyond the classes; expected below ", classes, "; got ", t[n], " in row ", n);
+}
+
+namespace {
+
+void check_targets(const char* where, const Tensor& logits, const Tensor& targets) {
+  ops::check_targets(where, targets, logits.shape().rows(), logits.size(-1), logits.device());
 }
 
 struct RowLosses {

@@ -107,6 +107,10 @@ Tensor embedding_plain(const Tensor& ids, const Tensor& tokens, const Tensor& po
 // targets: i32. Backward writes the gradient over the logits' memory when nobody else holds it.
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, float smoothing = 0.0f);
 Tensor cross_entropy_plain(const Tensor& logits, const Tensor& targets, float smoothing = 0.0f);
+// cross_entropy(x w^T, targets): the output layer and its loss in one op, which keeps the logits to itself.
+// x: (.., C), w: (V, C)
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing = 0.0f);
+Tensor linear_cross_entropy_plain(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing = 0.0f);
 // The loss of every row, 0 where the target is negative; no gradient.   -> (N) f32
 Tensor token_losses(const Tensor& logits, const Tensor& targets);
 
