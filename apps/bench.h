@@ -12,6 +12,7 @@ namespace accrete {
 struct BenchOptions {
   bool json = false;
   double seconds = 0.3;  // to spend on each figure
+  Device device;
 };
 
 // Products of one GPT step: y = x w^T, dx = dy w, dw = dy^T x, for every linear layer, in f32 and bf16.
@@ -20,8 +21,10 @@ struct GemmBench {
 };
 void bench_gemm(const GemmBench& bench, const BenchOptions& options);
 
-// Every row of the op table at its speed size, forward and backward, f32 and bf16. `only`: rows whose name contains it.
-void bench_ops(const std::string& only, const BenchOptions& options);
+// Every row of the op table, forward and backward, f32 and bf16. `only`: rows whose name contains it. Sizes are those
+// of the table, 1024 tokens; on a device whose work is queued, activations have `tokens` rows (0: 65536 on a GPU, so
+// that nothing fits into its caches), and the launches of an op are recorded and replayed.
+void bench_ops(const std::string& only, int64_t tokens, const BenchOptions& options);
 
 // Whole optimizer steps of a GPT.
 struct StepBench {
@@ -30,6 +33,7 @@ struct StepBench {
   int64_t depth = 0, embed_dim = 0, num_heads = 0, vocab_size = 0;  // 0: of the model
   int64_t steps = 10, warmup = 3;
   bool recompute = false;
+  bool eager = false;  // on a GPU: launch by launch
 };
 void bench_step(const StepBench& bench, const BenchOptions& options);
 
@@ -59,6 +63,26 @@ Spread repeat_for(double seconds, const Body& body) {
     body();
     all.push_back(now_seconds() - begin);
   }
+  return spread_of(std::move(all));
+}
+
+// The same on any device. Where work is queued, about 2 ms of runs in a row are timed together, so that starting and
+// waiting do not count.
+template <class Body>
+Spread repeat_on(Device device, double seconds, const Body& body) {
+  if (!device.queued()) return repeat_for(seconds, body);
+  const auto timed = [&](int64_t runs) {
+    const double begin = now_seconds();
+    for (int64_t i = 0; i < runs; ++i) body();
+    synchronize(device);
+    return (now_seconds() - begin) / static_cast<double>(runs);
+  };
+  timed(1);  // makes what is made on first use
+  const double one = timed(1);
+  const auto runs = static_cast<int64_t>(one < 2e-6 ? 1000.0 : one < 2e-3 ? 2e-3 / one : 1.0);
+  std::vector<double> all;
+  const double end = now_seconds() + seconds;
+  while (all.size() < 5 || (now_seconds() < end && all.size() < 10000)) all.push_back(timed(runs));
   return spread_of(std::move(all));
 }
 

@@ -4,6 +4,7 @@
 
 #include "apps/bench.h"
 #include "engine/core/tensor.h"
+#include "kernels/dropout.h"
 #include "kernels/gemm.h"
 
 namespace accrete {
@@ -14,43 +15,47 @@ struct Layer {
   int64_t in, out;
 };
 
-// Values differ, so that no processor can be faster on equal numbers.
-Tensor filled(int64_t rows, int64_t cols, DType dtype) {
-  const Tensor t = Tensor::empty(Shape{rows, cols}, dtype);
-  on(t, [&]<class T>(const auto&) {
-    for (int64_t i = 0; i < t.count(); ++i) t.ptr<T>()[i] = from_float<T>(static_cast<float>(i % 97) * 0.01f);
+// Random, so that no processor can be faster on equal numbers.
+template <class T>
+Tensor filled(int64_t rows, int64_t cols, DType dtype, Device device) {
+  const Tensor t = Tensor::empty(Shape{rows, cols}, dtype, device);
+  on_device(device, [&](const auto& dev) {
+    kernels::random_uniform<T>(dev, t.ptr<T>(), t.count(), -1.0f, 1.0f, {1, static_cast<uint64_t>(rows), 0}, 0);
   });
   return t;
 }
 
 // Seconds of one product of the layer; dw is f32 and accumulates, as in training.
 template <class T>
-Spread time_product(const char* product, const Layer& l, int64_t N, DType dtype, double seconds) {
-  const Tensor x = filled(N, l.in, dtype), w = filled(l.out, l.in, dtype), dy = filled(N, l.out, dtype);
-  const kernels::Cpu& dev = cpu_context();
-  const std::string kind = product;
-  if (kind == "y") {
-    return repeat_for(seconds, [&] {
-      kernels::gemm<T, T>(dev, dy.ptr<T>(), x.ptr<T>(), w.ptr<T>(), nullptr,
-                          {.M = N, .N = l.out, .K = l.in, .trans_b = true});
-    });
-  }
-  if (kind == "dx") {
-    return repeat_for(seconds, [&] {
-      kernels::gemm<T, T>(dev, x.ptr<T>(), dy.ptr<T>(), w.ptr<T>(), nullptr, {.M = N, .N = l.in, .K = l.out});
-    });
-  }
-  const Tensor dw = Tensor::zeros(Shape{l.out, l.in}, DType::f32);
-  return repeat_for(seconds, [&] {
-    kernels::gemm<T, float>(dev, dw.ptr<float>(), dy.ptr<T>(), x.ptr<T>(), nullptr,
-                            {.M = l.out, .N = l.in, .K = N, .trans_a = true, .accumulate = true});
+Spread time_product(const std::string& product, const Layer& l, int64_t N, DType dtype, const BenchOptions& o) {
+  const Device d = o.device;
+  const Tensor x = filled<T>(N, l.in, dtype, d), w = filled<T>(l.out, l.in, dtype, d),
+               dy = filled<T>(N, l.out, dtype, d);
+  const Tensor dw = Tensor::zeros(Shape{l.out, l.in}, DType::f32, d);
+  Spread s;
+  on_device(d, [&](const auto& dev) {
+    if (product == "y")
+      s = repeat_on(d, o.seconds, [&] {
+        kernels::gemm<T, T>(dev, dy.ptr<T>(), x.ptr<T>(), w.ptr<T>(), nullptr,
+                            {.M = N, .N = l.out, .K = l.in, .trans_b = true});
+      });
+    else if (product == "dx")
+      s = repeat_on(d, o.seconds, [&] {
+        kernels::gemm<T, T>(dev, x.ptr<T>(), dy.ptr<T>(), w.ptr<T>(), nullptr, {.M = N, .N = l.in, .K = l.out});
+      });
+    else
+      s = repeat_on(d, o.seconds, [&] {
+        kernels::gemm<T, float>(dev, dw.ptr<float>(), dy.ptr<T>(), x.ptr<T>(), nullptr,
+                                {.M = l.out, .N = l.in, .K = N, .trans_a = true, .accumulate = true});
+      });
   });
+  return s;
 }
 
 }  // namespace
 
 void bench_gemm(const GemmBench& b, const BenchOptions& o) {
-  const Ceilings ceilings = measure_ceilings();
+  const Ceilings ceilings = measure_ceilings(o.device);
   const int64_t C = b.embed_dim, N = b.tokens;
   const Layer layers[] = {{"attn.qkv", C, 3 * C},
                           {"attn.proj", C, C},
@@ -64,8 +69,8 @@ void bench_gemm(const GemmBench& b, const BenchOptions& o) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const Layer& l : layers) {
       for (const char* product : {"y", "dx", "dw"}) {
-        const Spread s = dtype == DType::bf16 ? time_product<bf16>(product, l, N, dtype, o.seconds)
-                                              : time_product<float>(product, l, N, dtype, o.seconds);
+        const Spread s = dtype == DType::bf16 ? time_product<bf16>(product, l, N, dtype, o)
+                                              : time_product<float>(product, l, N, dtype, o);
         const double flops = 2.0 * static_cast<double>(N * l.in * l.out), rate = flops / s.median,
                      share = rate / ceilings.flops(dtype);
         const bool dw = std::string(product) == "dw", dx = std::string(product) == "dx";

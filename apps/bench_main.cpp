@@ -23,20 +23,29 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     return common(sub);
   };
+  std::string device = "auto";
   const CLI::Range size(int64_t{1}, int64_t{1} << 24), size_or_default(int64_t{0}, int64_t{1} << 24);
 
   GemmBench gemm;
   CLI::App* g = timed(app.add_subcommand("gemm", "Matrix products of a GPT step: y, dx, dw, f32 and bf16"));
+  add_device_option(*g, device);
   g->add_option("--tokens", gemm.tokens, "Rows: batch x length")->check(size)->capture_default_str();
   g->add_option("--embed-dim", gemm.embed_dim, "Width of the model")->check(size)->capture_default_str();
   g->add_option("--vocab", gemm.vocab_size, "Tokens of the output layer")->check(size)->capture_default_str();
 
   std::string only;
   CLI::App* op = timed(app.add_subcommand("ops", "Every op of the op table, forward and backward, f32 and bf16"));
+  add_device_option(*op, device);
+  int64_t rows = 0;
+  op->add_option("--tokens", rows,
+                 "Rows of activations on a GPU, a multiple of 1024; 0: 65536 there. On the CPU always 1024")
+      ->check(size_or_default)
+      ->capture_default_str();
   op->add_option("--only", only, "Only ops with this in their name (default: all)");
 
   StepBench step;
   CLI::App* st = common(app.add_subcommand("step", "Whole training steps of a GPT on random tokens"));
+  add_device_option(*st, device);
   st->add_option("--model", step.model, "gpt2, gpt2-medium, gpt2-large or gpt2-xl")->capture_default_str();
   st->add_option("--batch", step.batch, "Sequences of a step")->check(size)->capture_default_str();
   st->add_option("--length", step.length, "Tokens of a sequence")->check(size)->capture_default_str();
@@ -56,11 +65,13 @@ int main(int argc, char** argv) {
   st->add_option("--steps", step.steps, "Measured steps; the median counts")->check(size)->capture_default_str();
   st->add_option("--warmup", step.warmup, "Steps before them")->check(size)->capture_default_str();
   st->add_flag("--recompute", step.recompute, "Blocks keep only their input and run again in backward (default: off)");
+  st->add_flag("--eager", step.eager,
+               "On a GPU: start every kernel anew instead of replaying recorded launches (default: off)");
 
-  std::string ladder, device = "cuda";
+  std::string ladder, ladder_device = "cuda";
   CLI::App* l = timed(app.add_subcommand("ladder", "Kernels from naive to tuned, on a GPU: checked, then timed"));
   l->add_option("name", ladder, "layernorm, cross_entropy, matmul, attention or adamw (default: all)");
-  add_device_option(*l, device);
+  add_device_option(*l, ladder_device);
 
   std::string tokenizer, text;
   CLI::App* t = timed(app.add_subcommand("tokenizer", "Encoding and decoding a text"));
@@ -83,10 +94,11 @@ int main(int argc, char** argv) {
     options.json = report.json;
     report.log("measuring with " + std::to_string(threads) +
                " threads; other work on this machine disturbs the figures");
+    if (g->parsed() || op->parsed() || st->parsed()) options.device = parse_device(device);
     if (g->parsed()) bench_gemm(gemm, options);
-    if (op->parsed()) bench_ops(only, options);
+    if (op->parsed()) bench_ops(only, rows, options);
     if (st->parsed()) bench_step(step, options);
-    if (l->parsed()) bench_ladder(ladder, device, options);
+    if (l->parsed()) bench_ladder(ladder, ladder_device, options);
     if (t->parsed()) bench_tokenizer(tokenizer, text, options);
     if (d->parsed()) bench_data(data, options);
   });

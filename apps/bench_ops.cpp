@@ -7,7 +7,7 @@
 #include <iostream>
 
 #include "apps/bench.h"
-#include "engine/ops/op_cases.h"
+#include "apps/op_speed.h"
 
 namespace accrete {
 namespace {
@@ -34,14 +34,22 @@ void print(const std::string& name, DType dtype, const char* direction, const Js
   std::printf("\n");
 }
 
+ops::OpSpeed on_host(const ops::OpRow& row, DType dtype, double seconds) {
+  const ops::OpSpeed once = ops::measure_speed(row, dtype, kCpu, 3);
+  const double repeats = std::clamp(seconds / std::max(1e-6, once.forward_s + once.backward_s), 5.0, 2000.0);
+  return ops::measure_speed(row, dtype, kCpu, static_cast<int>(repeats));
+}
+
 }  // namespace
 
-void bench_ops(const std::string& only, const BenchOptions& o) {
+void bench_ops(const std::string& only, int64_t tokens, const BenchOptions& o) {
   const auto& table = ops::op_table();
+  if (tokens == 0) tokens = o.device.kind == DeviceKind::cuda ? 65536 : 1024;
+  check(tokens % 1024 == 0, "bench", "--tokens is not a multiple of 1024; got ", tokens);
   const auto wanted = [&](const ops::OpRow& row) { return row.name.find(only) != std::string::npos; };
   check(std::any_of(table.begin(), table.end(), wanted), "bench", "no op has \"", only,
         "\" in its name; see `inspect ops`");
-  const Ceilings ceilings = measure_ceilings();
+  const Ceilings ceilings = measure_ceilings(o.device);
   if (!o.json)
     std::printf("%s\n%-20s %-5s %-9s %10s %10s %-8s %8s\n", to_text(ceilings).c_str(), "op", "type", "", "us", "rate",
                 "", "ceiling");
@@ -49,10 +57,8 @@ void bench_ops(const std::string& only, const BenchOptions& o) {
   for (const ops::OpRow& row : table) {
     if (!wanted(row)) continue;
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      const ops::OpSpeed once = ops::measure_speed(row, dtype, kCpu, 3);
-      const int repeats =
-          static_cast<int>(std::clamp(o.seconds / std::max(1e-6, once.forward_s + once.backward_s), 5.0, 2000.0));
-      const ops::OpSpeed s = ops::measure_speed(row, dtype, kCpu, repeats);
+      const ops::OpSpeed s = o.device.queued() ? measure_op_queued(row, dtype, o.device, tokens, o.seconds)
+                                               : on_host(row, dtype, o.seconds);
       Json j{{"op", row.name}, {"dtype", name_of(dtype)}};
       j["forward"] = figures(s.forward_s, s.cost.flops, s.cost.bytes, ceilings, dtype);
       if (s.backward_s > 0)

@@ -8,6 +8,7 @@
 namespace accrete {
 
 struct Ceilings {
+  Device device;
   double gemm_f32 = 0, gemm_bf16 = 0, gemm_f16 = 0;  // FLOP/s of the best large matrix product, all threads
   double copy_one = 0, copy_all = 0;  // bytes/s of copying memory beyond the caches, read + written, 1 and all threads
 
@@ -20,8 +21,9 @@ struct Ceilings {
   }
 };
 
-// About a second. Uses the threads of the CPU context.
-Ceilings measure_ceilings();
+// About a second. On the CPU: the threads of its context. On a GPU: products of 8192 x 8192 matrices and a copy of 4
+// GiB (less where the memory is smaller), random numbers, since equal ones are multiplied faster.
+Ceilings measure_ceilings(Device device = kCpu);
 
 Json to_json(const Ceilings& c);
 std::string to_text(const Ceilings& c);

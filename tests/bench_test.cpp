@@ -75,6 +75,26 @@ TEST_CASE("bench gemm, ops, tokenizer and data") {
   CHECK(d["tokens_per_second"].get<double>() == doctest::Approx(64 / d["batch_seconds"]["median"].get<double>()));
 }
 
+#if defined(ACCRETE_WITH_EMULATOR)
+TEST_CASE("bench gemm and ops on a device whose work is queued") {
+  const Json g = bench("gemm --device emu --tokens 64 --embed-dim 32 --vocab 100 --seconds 0.001");
+  CHECK(g["ceilings"]["device"] == "emu");
+  CHECK(g["ceilings"]["copy_bytes_per_second"].get<double>() > 0);
+  REQUIRE(g["products"].size() == 2 * 5 * 3);
+  for (const Json& p : g["products"]) CHECK(p["share_of_ceiling"].get<double>() > 0);
+  // The table's 1024 rows doubled: begin, end and bytes follow.
+  const Json one = bench("ops --device emu --only slice_rows --seconds 0.001 --tokens 1024"),
+             two = bench("ops --device emu --only slice_rows --seconds 0.001 --tokens 2048");
+  REQUIRE(one["ops"].size() == 2);
+  for (size_t i = 0; i < 2; ++i)
+    for (const char* direction : {"forward", "backward"}) {
+      const Json &a = one["ops"][i][direction], &b = two["ops"][i][direction];
+      CHECK(a["seconds"].get<double>() > 0);
+      CHECK(b["bytes"].get<double>() == 2 * a["bytes"].get<double>());
+    }
+}
+#endif
+
 TEST_CASE("bench: bad input is refused in one sentence") {
   const auto refused = [](const std::string& arguments, const std::string& part) {
     const RunResult r = run("$APPS/bench " + arguments + " --quiet");
@@ -85,7 +105,9 @@ TEST_CASE("bench: bad input is refused in one sentence") {
   refused("", "subcommand");
   refused("step --model gpt5", "unknown model");
   refused("step --num-heads 7", "does not divide");
-  refused("step --precision f16", "f16 not in");
+  refused("step --precision f8", "f8 not in");
+  refused("step --device tpu", "unknown device");
+  refused("ops --device cpu --tokens 1000", "multiple of 1024");
   refused("step --batch 0", "--batch");
   refused("ops --only nothing-like-this", "no op has");
   refused("tokenizer --tokenizer nowhere --in nowhere", "nowhere");

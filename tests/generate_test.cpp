@@ -5,6 +5,7 @@
 #include "engine/core/json.h"
 #include "models/registry.h"
 #include "tests/gpt_testing.h"
+#include "tests/gpu_testing.h"
 
 using namespace accrete;
 
@@ -75,6 +76,27 @@ TEST_CASE("golden greedy text from the CUDA kernels, run by the emulator") {
   CHECK(generate(*model, std::span(want).first(5), o).ids == std::vector<int32_t>(want.begin() + 5, want.end()));
 }
 #endif
+
+TEST_CASE("golden greedy text from a GPU, by the program too") {
+  const auto gpu = test_gpu();
+  if (!gpu) return;
+  for (const char* name : {"gpt2_a", "gpt2_b"}) {
+    const auto model = read_gpt_hf(golden(name), DType::f32, *gpu);
+    const auto want = Golden(name).ints("greedy");
+    GenerateOptions o;
+    o.sampling.temperature = 0;
+    o.tokens = static_cast<int64_t>(want.size()) - 5;
+    CHECK(generate(*model, std::span(want).first(5), o).ids == std::vector<int32_t>(want.begin() + 5, want.end()));
+  }
+  const TempFolder folder;
+  write_byte_model(folder.path());
+  const std::string command = "$APPS/generate '" + folder.path().string() + "' --prompt Hello --tokens 30 --quiet";
+  const RunResult there = run(command + " --greedy --device cuda"), here = run(command + " --greedy --device cpu");
+  CHECK_MESSAGE(there.exit_code == 0, there.err);
+  CHECK(there.out == here.out);
+  for (const char* precision : {"bf16", "f16", "tf32"})
+    CHECK(run(command + " --device cuda --precision " + precision).exit_code == 0);
+}
 
 TEST_CASE("beyond the context the last half is read again") {
   const auto model = read_gpt_hf(golden("gpt2_b"), DType::f32, kCpu);  // context 11

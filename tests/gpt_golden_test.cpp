@@ -1,6 +1,7 @@
 // GPT against transformers' GPT2LMHeadModel: loss, logits and every gradient of three random models
 // (tests/golden/make_gpt2.py, computed there in double precision).
 #include "tests/gpt_testing.h"
+#include "tests/gpu_testing.h"
 
 using namespace accrete;
 
@@ -83,21 +84,41 @@ TEST_CASE("the CUDA kernels, run by the emulator, agree with transformers") {
 }
 #endif
 
+TEST_CASE("a GPU agrees with transformers: fused, plain, recomputed; bf16 and f16") {
+  const auto gpu = test_gpu();
+  if (!gpu) return;
+  for (const char* name : {"gpt2_a", "gpt2_b", "gpt2_c"}) {
+    check_f32(name, *gpu, with(false, false));
+    check_f32(name, *gpu, with(true, false));
+    check_f32(name, *gpu, with(false, true));
+    for (const DType half : {DType::bf16, DType::f16}) {  // bounds as on the CPU; those of bf16 cover f16
+      const Result r = compare(name, half, *gpu, {});
+      CHECK(r.loss <= 5e-3);
+      CHECK(r.logits <= 3e-2);
+      CHECK(r.worst_grad <= 6e-2);
+    }
+  }
+}
+
 TEST_CASE("recompute gives the same bits, with dropout too") {
   const Golden want("gpt2_a");
-  const auto model = read_gpt_hf(golden("gpt2_a"), DType::f32, kCpu);
-  std::vector<float> grads[2];
-  for (const bool again : {false, true}) {
-    Context ctx = with(false, again);
-    ctx.training = true;
-    ctx.seed = 5;
-    ctx.step = 3;
-    model->params().zero_grads();
-    const Tape tape;
-    backward(model->loss(want.batch(kCpu), ctx));
-    grads[again] = model->params().grads().to_vector<float>();
+  std::vector<Device> devices = {kCpu};
+  if (const auto gpu = test_gpu()) devices.push_back(*gpu);
+  for (const Device device : devices) {
+    const auto model = read_gpt_hf(golden("gpt2_a"), DType::f32, device);
+    std::vector<float> grads[2];
+    for (const bool again : {false, true}) {
+      Context ctx = with(false, again);
+      ctx.training = true;
+      ctx.seed = 5;
+      ctx.step = 3;
+      model->params().zero_grads();
+      const Tape tape;
+      backward(model->loss(want.batch(device), ctx));
+      grads[again] = model->params().grads().to_vector<float>();
+    }
+    CHECK(same_bits(grads[0], grads[1]));
   }
-  CHECK(same_bits(grads[0], grads[1]));
 }
 
 TEST_CASE("evaluate is the same mean") {

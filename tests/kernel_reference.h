@@ -8,12 +8,15 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/device.h"
 #include "kernels/emulator.h"
+#include "kernels/runtime.h"
 #include "kernels/types.h"
+#include "tests/gpu_testing.h"
 
 namespace accrete::reference {
 
@@ -21,24 +24,22 @@ using kernels::Cpu;
 using kernels::Emu;
 using kernels::WarpOrder;
 
+// The GPU that buffers are made for at present; null: host memory. Set by on_backends.
+inline const kernels::Cuda* buffer_gpu = nullptr;
+
 // n elements of T, all NaN, between guard zones. `offset` elements away from a 64-byte boundary, to reach the paths for
-// unaligned pointers.
+// unaligned pointers. On a GPU the same bytes lie in memory of the device, and every look at them fetches them.
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t n, int offset = 0) : n_(n), memory_(n + kGuard * 2 + 64, T{}) {
-    for (T& v : memory_) std::memcpy(static_cast<void*>(&v), &kFence, sizeof(T));
-    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
-    begin_ = static_cast<int64_t>((64 - address % 64) % 64 / sizeof(T)) + 32 + offset;
-    for (int64_t i = 0; i < n; ++i) p()[i] = nan();
-  }
-  Buffer(const std::vector<double>& values, int offset = 0) : Buffer(static_cast<int64_t>(values.size()), offset) {
-    for (int64_t i = 0; i < n_; ++i) p()[i] = convert(values[i]);
-  }
-  T* p() { return memory_.data() + begin_; }
+  explicit Buffer(int64_t n, int offset = 0) : Buffer(std::vector<double>(), n, offset) {}
+  Buffer(const std::vector<double>& values, int offset = 0)
+      : Buffer(values, static_cast<int64_t>(values.size()), offset) {}
+  T* p() { return base() + begin_; }
   int64_t size() const { return n_; }
   // Whether nothing outside the n elements was touched.
   bool intact() const {
+    fetch();
     for (int64_t i = 0; i < static_cast<int64_t>(memory_.size()); ++i) {
       if (i >= begin_ && i < begin_ + n_) continue;
       if (std::memcmp(&memory_[i], &kFence, sizeof(T)) != 0) return false;
@@ -46,12 +47,49 @@ class Buffer {
     return true;
   }
   std::vector<double> values() const {
+    fetch();
     std::vector<double> v(n_);
     for (int64_t i = 0; i < n_; ++i) v[i] = widen(memory_[begin_ + i]);
     return v;
   }
 
  private:
+  Buffer(const std::vector<double>& values, int64_t n, int offset) : n_(n), memory_(n + kGuard * 2 + 64, T{}) {
+    for (T& v : memory_) std::memcpy(static_cast<void*>(&v), &kFence, sizeof(T));
+    place();
+    const auto address = reinterpret_cast<uintptr_t>(base());
+    begin_ = static_cast<int64_t>((64 - address % 64) % 64 / sizeof(T)) + 32 + offset;
+    for (int64_t i = 0; i < n; ++i) memory_[begin_ + i] = values.empty() ? nan() : convert(values[i]);
+    send();
+  }
+
+#if defined(ACCRETE_WITH_CUDA)
+  struct Release {
+    const kernels::Cuda* gpu = nullptr;
+    int64_t bytes = 0;
+    void operator()(T* p) const { kernels::device_release(*gpu, p, bytes); }
+  };
+  int64_t bytes() const { return static_cast<int64_t>(memory_.size() * sizeof(T)); }
+  void place() {
+    if (!buffer_gpu) return;
+    there_ = {static_cast<T*>(kernels::device_allocate(*buffer_gpu, bytes())), Release{buffer_gpu, bytes()}};
+    if (!there_) throw std::runtime_error("no memory left on the GPU");
+  }
+  void send() {
+    if (there_) kernels::copy_in(*there_.get_deleter().gpu, there_.get(), memory_.data(), bytes());
+  }
+  void fetch() const {
+    if (there_) kernels::copy_out(*there_.get_deleter().gpu, memory_.data(), there_.get(), bytes());
+  }
+  T* base() { return there_ ? there_.get() : memory_.data(); }
+  std::unique_ptr<T, Release> there_;
+#else
+  void place() {}
+  void send() {}
+  void fetch() const {}
+  T* base() { return memory_.data(); }
+#endif
+
   static constexpr int64_t kGuard = 64;
   static constexpr uint32_t kFence = 0x5EED5EEDu;
   static double widen(int32_t v) { return v; }
@@ -73,7 +111,7 @@ class Buffer {
     }
   }
   int64_t n_, begin_ = 0;
-  std::vector<T> memory_;
+  mutable std::vector<T> memory_;  // on a GPU: the last look at it
 };
 
 // Uniform numbers in [low, high), rounded to T so that reference and kernel start from the same values.
@@ -135,7 +173,7 @@ class SameBits {
     const auto& first = kept_[next_++];
     const bool same = first.size() == values.size() &&
                       (first.empty() || std::memcmp(first.data(), values.data(), first.size() * sizeof(double)) == 0);
-    CHECK_MESSAGE(same, "the result depends on the order of warps");
+    CHECK_MESSAGE(same, "the result depends on the order of warps, or changes from run to run");
   }
   void restart() { next_ = 0; }
 
@@ -144,18 +182,18 @@ class SameBits {
   size_t next_ = 0;
 };
 
-// fn(context, same): Emu in three warp orders, Emu with tiny grids, then Cpu. fn hands its results to `same`.
+// fn(context, same): Emu in three warp orders, Emu with tiny grids, the GPU where one serves (twice, and once without
+// scratch), then Cpu. fn hands its results to `same`.
 template <class Fn>
 void on_backends(Fn fn) {
-  SameBits emulated, cpu;
+  SameBits cpu;
 #if defined(ACCRETE_WITH_EMULATOR)
+  SameBits emulated;
   for (WarpOrder order : {WarpOrder::forward, WarpOrder::reverse, WarpOrder::shuffled}) {
     INFO("emulator, warp order " << static_cast<int>(order));
     emulated.restart();
     fn(Emu{order}, emulated);
   }
-#endif
-#if defined(ACCRETE_WITH_EMULATOR)
   {
     INFO("emulator, grids of at most two blocks");
     struct Restore {
@@ -165,6 +203,26 @@ void on_backends(Fn fn) {
     kernels::emulated_grid_limit = 2;
     SameBits small;
     fn(Emu{WarpOrder::shuffled}, small);
+  }
+#endif
+#if defined(ACCRETE_WITH_CUDA)
+  if (const auto gpu = test_gpu()) {
+    kernels::Cuda context = cuda_context(gpu->index);
+    context.sync_each = true;  // an error names its launch
+    struct Restore {
+      ~Restore() { buffer_gpu = nullptr; }
+    } restore;
+    buffer_gpu = &context;
+    SameBits twice;
+    for (int turn = 0; turn < 2; ++turn) {
+      INFO("GPU, turn " << turn);
+      twice.restart();
+      fn(std::as_const(context), twice);
+    }
+    INFO("GPU, without scratch");
+    context.workspace_bytes = 0;
+    SameBits bare;
+    fn(std::as_const(context), bare);
   }
 #endif
   INFO("cpu");

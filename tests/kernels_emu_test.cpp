@@ -116,8 +116,8 @@ TEST_CASE_TEMPLATE("binary operations, affine, fill", T, float, bf16, f16) {
       check_buffer("affine", bb, each(b, [&](int64_t i) { return -1.5 * b[i] + 0.25; }), rounding<T>());
       fill(ctx, y.p(), 1.5f, n);
       check_buffer("fill", y, Values(n, 1.5), kExact);
-      const float half = 0.5f;
-      spread(ctx, y.p(), &half, 3.0f, n);
+      Buffer<float> half(Values{0.5});
+      spread(ctx, y.p(), half.p(), 3.0f, n);
       check_buffer("spread", y, Values(n, 1.5), kExact);
     });
   }

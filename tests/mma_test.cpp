@@ -229,8 +229,9 @@ TEST_CASE("the swizzle puts what is accessed together into different banks and k
 }
 
 TEST_CASE("copies arrive when they are waited for") {
-  std::vector<double> x = random_values<float>(96, 6), want = x;
-  for (int i = 64; i < 96; ++i) want[i] = 0.0;
+  const std::vector<double> x = random_values<float>(96, 6);
+  std::vector<double> want(x.begin(), x.begin() + 64);
+  want.resize(96);
   for (WarpOrder order : kOrders) {
     Buffer<float> bx(x), y(96);
     ACCRETE_LAUNCH(copies_kernel<0>, dim3{1}, dim3{32}, 0, Emu{order}, y.p(), bx.p());

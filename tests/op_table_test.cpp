@@ -11,7 +11,9 @@
 #include <fstream>
 #include <set>
 
+#include "engine/core/capture.h"
 #include "engine/core/random.h"
+#include "tests/gpu_testing.h"
 #include "tests/reference.h"
 
 using namespace accrete;
@@ -65,28 +67,18 @@ struct Result {
   std::vector<std::pair<Shape, DType>> shapes;
 };
 
-Result run_case(const OpRow& row, const OpCase& c, const Run& run, const Tensors& inputs) {
-  Result r;
-  Tape tape;
-  const Tensors y = run(inputs, c.settings);
-  for (const Tensor& t : y) {
-    r.outputs.push_back(widened(t));
-    r.shapes.emplace_back(t.shape(), t.dtype());
+// What is differentiated: the only output, or one scalar that depends on all of them.
+void differentiate(const Tensors& y, const Tensors& dy) {
+  if (y.size() == 1) return backward(y[0], dy[0]);
+  Tensor total;
+  for (size_t k = 0; k < y.size(); ++k) {
+    const Tensor part = ops::sum(ops::mul(y[k], dy[k]));
+    total = total.defined() ? ops::add(total, part) : part;
   }
-  if (!row.no_gradient.empty()) {
-    r.cost = tape.cost();
-    return r;
-  }
-  if (y.size() == 1) {
-    backward(y[0], output_gradient(y[0], 0));
-  } else {  // several outputs: one scalar that depends on all of them
-    Tensor total;
-    for (size_t k = 0; k < y.size(); ++k) {
-      const Tensor part = ops::sum(ops::mul(y[k], output_gradient(y[k], k)));
-      total = total.defined() ? ops::add(total, part) : part;
-    }
-    backward(total);
-  }
+  backward(total);
+}
+
+void take_gradients(Result& r, const OpCase& c, const Tensors& inputs) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     std::vector<double> g;
     if (inputs[i].defined() && c.inputs[i].kind != OpInput::Kind::ids) {
@@ -95,7 +87,40 @@ Result run_case(const OpRow& row, const OpCase& c, const Run& run, const Tensors
     }
     r.grads.push_back(std::move(g));
   }
+}
+
+Result run_case(const OpRow& row, const OpCase& c, const Run& run, const Tensors& inputs) {
+  Result r;
+  Tape tape;
+  const Tensors y = run(inputs, c.settings);
+  for (const Tensor& t : y) {
+    r.outputs.push_back(widened(t));
+    r.shapes.emplace_back(t.shape(), t.dtype());
+  }
+  if (row.no_gradient.empty()) {
+    Tensors dy;
+    for (size_t k = 0; k < y.size(); ++k) dy.push_back(output_gradient(y[k], k));
+    differentiate(y, dy);
+    take_gradients(r, c, inputs);
+  }
   r.cost = tape.cost();
+  return r;
+}
+
+// The same from recorded launches. `known`: what a run on equal inputs gave.
+Result replay_case(const OpRow& row, const OpCase& c, const Tensors& inputs, const Result& known, Device device) {
+  Tensors y, dy;
+  for (size_t k = 0; k < known.shapes.size(); ++k)
+    dy.push_back(output_gradient(Tensor::empty(known.shapes[k].first, known.shapes[k].second, device), k));
+  const Capture capture(device, make_pool(device), [&] {
+    Tape tape;
+    y = row.run(inputs, c.settings);
+    if (row.no_gradient.empty()) differentiate(y, dy);
+  });
+  capture.replay();
+  Result r;
+  for (const Tensor& t : y) r.outputs.push_back(widened(t));
+  if (row.no_gradient.empty()) take_gradients(r, c, inputs);
   return r;
 }
 
@@ -262,6 +287,11 @@ void check_row(const OpRow& row, Device device, const std::string& where) {
   }
 }
 
+void check_same_bits(const OpRow& row, const OpCase& c, const Result& a, const Result& b, const std::string& what) {
+  CHECK_MESSAGE(a.outputs == b.outputs, label(row, c, "value " + what));
+  CHECK_MESSAGE(a.grads == b.grads, label(row, c, "gradient " + what));
+}
+
 bool speed_mode() { return std::getenv("ACCRETE_OP_SPEED") != nullptr; }
 
 }  // namespace
@@ -287,15 +317,39 @@ TEST_CASE("every op on the emulator, in three warp orders with equal bits") {
           set_warp_order(order, 3);
           results.push_back(run_case(row, c, row.run, leaves(c, dtype, kEmu)));
         }
-        for (size_t i = 1; i < results.size(); ++i) {
-          CHECK_MESSAGE(results[i].outputs == results[0].outputs, label(row, c, "values depend on the warp order"));
-          CHECK_MESSAGE(results[i].grads == results[0].grads, label(row, c, "gradients depend on the warp order"));
-        }
+        for (size_t i = 1; i < results.size(); ++i)
+          check_same_bits(row, c, results[i], results[0], "depends on the warp order");
       }
   }
   set_warp_order(kernels::WarpOrder::forward);
 }
 #endif
+
+TEST_CASE("every op on a GPU, twice with equal bits") {
+  const auto gpu = test_gpu();
+  if (speed_mode() || !gpu) return;
+  const Poison poison;
+  for (const OpRow& row : ops::op_table()) {
+    check_row(row, *gpu, "gpu");
+    for (const OpCase& c : row.cases)
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        const Result once = run_case(row, c, row.run, leaves(c, dtype, *gpu));
+        check_same_bits(row, c, run_case(row, c, row.run, leaves(c, dtype, *gpu)), once, "changes from run to run");
+      }
+  }
+}
+
+TEST_CASE("every op can be recorded and replayed, with the bits of a run") {
+  if (speed_mode()) return;
+  const Poison poison;
+  for (const Device device : queued_devices())
+    for (const OpRow& row : ops::op_table())
+      for (const OpCase& c : row.cases) {
+        const Result run = run_case(row, c, row.run, leaves(c, DType::bf16, device));
+        check_same_bits(row, c, replay_case(row, c, leaves(c, DType::bf16, device), run, device), run,
+                        "differs when it is replayed on " + name_of(device));
+      }
+}
 
 TEST_CASE("a row without a gradient states the reason that backward gives") {
   if (speed_mode()) return;

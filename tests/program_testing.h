@@ -55,10 +55,12 @@ struct RunResult {
   }
 };
 
-// Runs a shell command line in which $APPS is the folder of the programs. Standard input is empty.
+// Runs a shell command line in which $APPS is the folder of the programs. Standard input is empty. Only a command that
+// names cuda sees a GPU, so that --device auto means the CPU on every machine.
 inline RunResult run(const std::string& command) {
   const TempFolder folder;
-  const std::string line = "APPS='" ACCRETE_BINARY_DIR "/apps'; exec >'" + (folder / "out").string() + "' 2>'" +
+  const std::string hide = command.find("cuda") == std::string::npos ? "export CUDA_VISIBLE_DEVICES=; " : "";
+  const std::string line = hide + "APPS='" ACCRETE_BINARY_DIR "/apps'; exec >'" + (folder / "out").string() + "' 2>'" +
                            (folder / "err").string() + "' </dev/null; " + command;
   const int status = std::system(line.c_str());
   RunResult result;

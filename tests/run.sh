@@ -40,8 +40,16 @@ run_ctest() {  # NAME FOLDER OPTION...
   outcome "$name" $(($2 - $1)) "$1" 0
 }
 
+# What ptxas said about registers, of this build and of those before it in the same folder.
+report_spills() {
+  grep -q 'ptxas info' "$build_dir/build.log" || return 0  # no nvcc here
+  echo "==== registers of the CUDA kernels"
+  bash "$source_dir/tests/spills.sh" "$build_dir/build.log"
+}
+
 unit() {
-  if configure "$build_dir" && build "$build_dir"; then
+  if configure "$build_dir" && build "$build_dir" 2>&1 | tee -a "$build_dir/build.log"; then
+    report_spills
     run_ctest unit "$build_dir"
   else
     outcome build 0 1 0

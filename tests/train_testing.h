@@ -42,10 +42,17 @@ inline void put_recipe(const TempFolder& folder, const Json& more = Json::object
   put_file(folder / name, recipe.dump(2));
 }
 
+// ACCRETE_TEST_DEVICE (emu or cuda), else `otherwise`: where the runs below train when nothing else is said.
+inline std::string train_device(const std::string& otherwise = "cpu") {
+  const char* device = std::getenv("ACCRETE_TEST_DEVICE");
+  return device ? device : otherwise;
+}
+
 // The command line of a run into folder / out.
 inline std::string train_command(const TempFolder& folder, const std::string& out, const std::string& more = "") {
-  return "$APPS/train_gpt --quiet --threads 2 --recipe '" + (folder / "recipe.json").string() + "' --out '" +
-         (folder / out).string() + "' " + more;
+  const std::string device = more.find("--device") == std::string::npos ? "--device " + train_device() + " " : "";
+  return "$APPS/train_gpt --quiet --threads 2 " + device + "--recipe '" + (folder / "recipe.json").string() +
+         "' --out '" + (folder / out).string() + "' " + more;
 }
 
 // Removes what time decides, at any depth.
@@ -80,7 +87,8 @@ inline int train_with_kills(const TempFolder& folder, uint64_t seed) {
     const bool begun = std::filesystem::exists(folder / "killed/config.json");
     // From a moment in which hardly anything was done; later tries get more time, so that the test ends on a busy
     // machine too.
-    const double seconds = 0.04 * std::pow(1.2, attempt) * std::uniform_real_distribution<>(0.7, 1.3)(random);
+    const double shortest = train_device() == "cpu" ? 0.04 : 0.5;  // a GPU takes its time to start
+    const double seconds = shortest * std::pow(1.2, attempt) * std::uniform_real_distribution<>(0.7, 1.3)(random);
     const RunResult result = run("timeout -s KILL " + std::to_string(seconds) + " " +
                                  train_command(folder, "killed", begun ? "--resume" : ""));
     if (result.exit_code == 0) return kills;

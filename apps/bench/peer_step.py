@@ -2,6 +2,10 @@
 """The step of `bench step` in PyTorch: same GPT, same batch, same optimizer, same JSON. See README.md beside this file.
 
     python3 apps/bench/peer_step.py --model gpt2 --batch 4 --length 256 --precision bf16 --json
+    python3 apps/bench/peer_step.py --device cuda --compile --mode max-autotune --batch 64 --length 1024 --json
+
+On a GPU the host waits for no step: the batch comes from page-locked memory, and events between the steps are read at
+the end. Attention runs on whichever of PyTorch's kernels (flash, cuDNN, memory-efficient) is fastest at this size.
 """
 import argparse
 import json
@@ -48,19 +52,52 @@ class Gpt(nn.Module):
                 nn.init.normal_(p, std=0.02 / ((2 * depth) ** 0.5 if "proj" in name or "fc2" in name else 1))
 
     def forward(self, ids, targets):
-        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
         logits = F.linear(self.norm(x), self.tokens.weight)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.view(-1))
 
 
+def fastest_attention(batch, heads, length, head_dim, dtype):
+    """Leaves only the fastest fused attention kernel of PyTorch switched on; its name."""
+    switches = {"flash": torch.backends.cuda.enable_flash_sdp, "cudnn": torch.backends.cuda.enable_cudnn_sdp,
+                "memory-efficient": torch.backends.cuda.enable_mem_efficient_sdp}  # fmt: skip
+
+    def only(name):
+        for other, switch in switches.items():
+            switch(other == name)
+        torch.backends.cuda.enable_math_sdp(name is None)
+
+    q, k, v, dy = (torch.randn(batch, heads, length, head_dim, device="cuda", dtype=dtype) for _ in range(4))
+    for t in (q, k, v):
+        t.requires_grad_()
+    best, best_ms = None, float("inf")
+    for name in switches:
+        only(name)
+        try:
+            for i in range(13):
+                if i == 3:
+                    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                    begin.record()
+                F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(dy)
+            end.record()
+            torch.cuda.synchronize()
+        except RuntimeError:  # does not serve this type or size
+            continue
+        if begin.elapsed_time(end) < best_ms:
+            best, best_ms = name, begin.elapsed_time(end)
+    only(best)
+    return best or "plain"
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     a.add_argument("--model", default="gpt2", choices=SIZES)
+    a.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     a.add_argument("--batch", type=int, default=4)
     a.add_argument("--length", type=int, default=256)
-    a.add_argument("--precision", default="bf16", choices=["f32", "bf16", "pure-bf16"],
+    a.add_argument("--precision", default="bf16", choices=["f32", "tf32", "bf16", "pure-bf16"],
                    help="bf16: autocast over f32 weights; pure-bf16: weights and moments in bf16 too")
     a.add_argument("--depth", type=int, default=0)
     a.add_argument("--embed-dim", type=int, default=0)
@@ -70,65 +107,107 @@ def main():
     a.add_argument("--warmup", type=int, default=3)
     a.add_argument("--threads", type=int, default=0, help="0: all processors")
     a.add_argument("--compile", action="store_true", help="torch.compile the model (compiling counts as time to the first step)")
+    a.add_argument("--mode", default="default", choices=["default", "reduce-overhead", "max-autotune"], help="of torch.compile")
     a.add_argument("--json", action="store_true")
     o = a.parse_args()
     if o.threads:
         torch.set_num_threads(o.threads)
+    cuda = o.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        sys.exit("peer_step: PyTorch finds no GPU")
+    torch.set_float32_matmul_precision("high" if o.precision in ("tf32", "bf16") else "highest")
     depth, heads, width = SIZES[o.model]
     depth, heads, width = o.depth or depth, o.num_heads or heads, o.embed_dim or width
     vocab, context = o.vocab or 50257, max(1024, o.length)
+    dtype = torch.bfloat16 if "bf16" in o.precision else torch.float32
+    probe_begin = time.perf_counter()
+    attention = fastest_attention(o.batch, heads, o.length, width // heads, dtype) if cuda else "cpu"
+    probe = time.perf_counter() - probe_begin
 
     torch.manual_seed(1)
-    model = Gpt(vocab, context, width, depth, heads)
+    model = Gpt(vocab, context, width, depth, heads).to(o.device)
     if o.precision == "pure-bf16":
         model = model.bfloat16()
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
                                   lr=6e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
-    run = torch.compile(model) if o.compile else model
-    ids, targets = (torch.randint(0, vocab, (o.batch, o.length)) for _ in range(2))
+    run = torch.compile(model, mode=o.mode) if o.compile else model
+    host = [torch.randint(0, vocab, (o.batch, o.length)) for _ in range(2)]
+    if cuda:
+        host = [t.pin_memory() for t in host]
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    wait = torch.cuda.synchronize if cuda else lambda: None
 
     def step():
+        """The loss, not read; on the CPU also the seconds of the step and of its parts."""
         begin = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=o.precision == "bf16"):
+        ids, targets = (t.to(o.device, non_blocking=True) for t in host)
+        with torch.autocast(o.device, dtype=torch.bfloat16, enabled=o.precision == "bf16"):
             loss = run(ids, targets)
-        value = loss.item()
         middle = time.perf_counter()
         loss.backward()
         after = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         end = time.perf_counter()
-        return value, end - begin, middle - begin, after - middle, end - after
+        return loss.detach(), [end - begin, middle - begin, after - middle, end - after]
 
-    first_loss = step()[0]
-    first = time.perf_counter() - BEGIN
-    for _ in range(o.warmup - 1):
-        step()
-    runs = [step() for _ in range(o.steps)]
-    median = [statistics.median(r[i] for r in runs) for i in range(1, 5)]
+    loss, _ = step()
+    wait()
+    first, first_loss = time.perf_counter() - BEGIN - probe, loss.item()
+    tenth_at, runs, marks = None, [], []
+    for i in range(1, o.warmup + o.steps):
+        if cuda and i >= max(1, o.warmup):
+            if not marks:
+                marks.append(torch.cuda.Event(enable_timing=True))
+                marks[0].record()
+            loss, _ = step()
+            marks.append(torch.cuda.Event(enable_timing=True))
+            marks[-1].record()
+        else:
+            loss, seconds = step()
+            if i >= o.warmup:
+                runs.append(seconds)
+        if i == 9:
+            wait()
+            tenth_at = time.time()
+    wait()
+    last_loss = loss.item()
+    if cuda:
+        runs = [[a.elapsed_time(b) / 1e3] for a, b in zip(marks, marks[1:])]
+    elif not runs:
+        sys.exit("peer_step: --steps is too small; the first step is never counted")
+    median = [statistics.median(r[i] for r in runs) for i in range(len(runs[0]))]
     tokens = o.batch * o.length
     products = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and n != "positions.weight")
     # 2 per multiply-add; forward, and twice that backward; attention: half of the T x T scores, two products.
     flops = 3 * tokens * (2 * products + depth * 2 * width * (o.length + 1))
     result = {
-        "peer": "torch " + torch.__version__ + (" compiled" if o.compile else " eager"), "model": o.model,
+        "peer": "torch " + torch.__version__ + (f" compiled ({o.mode})" if o.compile else " eager"),
+        "device": torch.cuda.get_device_name() if cuda else "cpu", "attention": attention, "model": o.model,
         "params": sum(p.numel() for p in model.parameters()), "batch": o.batch, "length": o.length,
         "precision": o.precision, "threads": torch.get_num_threads(),
-        "step_seconds": {"median": median[0], "min": min(r[1] for r in runs), "max": max(r[1] for r in runs)},
-        "forward_seconds": median[1], "backward_seconds": median[2], "optimizer_seconds": median[3],
+        "step_seconds": {"median": median[0], "min": min(r[0] for r in runs), "max": max(r[0] for r in runs)},
+    }  # fmt: skip
+    if not cuda:
+        result |= {"forward_seconds": median[1], "backward_seconds": median[2], "optimizer_seconds": median[3]}
+    result |= {
         "tokens_per_second": tokens / median[0], "flops_per_step": flops, "flops_per_second": flops / median[0],
         "peak_process_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "time_to_first_step": first, "first_loss": first_loss, "last_loss": runs[-1][0],
-    }
+        "time_to_first_step": first, "first_loss": first_loss, "last_loss": last_loss,
+    }  # fmt: skip
+    if cuda:
+        result |= {"peak_memory": torch.cuda.max_memory_allocated(), "reserved_memory": torch.cuda.max_memory_reserved()}
+    if tenth_at:
+        result["tenth_step_at"] = tenth_at - probe  # a user would know which attention is fastest
     if o.json:
         print(json.dumps(result, indent=2))
     else:
         print(f"{result['peer']}, {result['params'] / 1e6:.1f} M parameters, {o.precision}: "
-              f"{1e3 * median[0]:.0f} ms a step ({1e3 * median[1]:.0f} forward, {1e3 * median[2]:.0f} backward, "
-              f"{1e3 * median[3]:.0f} update), {result['tokens_per_second']:.0f} tok/s, "
+              f"{1e3 * median[0]:.1f} ms a step, {result['tokens_per_second']:.0f} tok/s, "
               f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s, {result['peak_process_memory'] / 2**20:.0f} MiB")
     return 0
 
