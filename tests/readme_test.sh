@@ -26,6 +26,7 @@ rules=(
   -e 's#^bash data/download.sh .*#bash data/download.sh --help#'
   # CMake knows this build by the real names of its folders
   -e "s#^cmake -S \\. -B build\\b#cmake -S '$source_dir' -B '$build_dir'#; s#^cmake --build build\\b#cmake --build '$build_dir'#"
+  -e "s#^(bash apps/bench/methods.sh .*)#METHODS= OVERRIDES='$tiny' \\1#"
   -e '/freeze_half/ s/$/ --steps 2 model.embed_dim=32 data.length=32/'
   -e '/modular_addition/ s/$/ --steps 20/'
   -e 's/train-bpe:[0-9]+/train-bpe:400/'

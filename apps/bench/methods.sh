@@ -2,7 +2,7 @@
 # The four methods against plain training on WikiText-2, and the table of the README, in one command:
 #   bash apps/bench/methods.sh DATA OUT [SEED ...]       DATA made by `prepare`; seeds 1 and 2 by default
 # Runs that are finished are skipped, begun ones are continued. ACCRETE_BUILD names another build folder than build/,
-# METHODS="twa vcycle" a part of the table, THREADS the threads of a run.
+# METHODS="twa vcycle" a part of the table, THREADS the threads of a run, OVERRIDES="key=value ..." settings of every run.
 #
 #   lr-*        plain training at three learning rates, first seed: the baseline's own choice
 #   plain-sN    the baseline with the best of them
@@ -32,8 +32,9 @@ train() {
   local resume=""
   [ -f "$out/$name/config.json" ] && resume=--resume
   echo "== $name"
+  # shellcheck disable=SC2086
   "$programs/train_gpt" --recipe "$recipes/$recipe.json" data.path="$data" "$@" --seed "$seed" --out "$out/$name" \
-    ${THREADS:+--threads $THREADS} $resume
+    ${OVERRIDES:-} ${THREADS:+--threads $THREADS} $resume
 }
 
 for rate in "${rates[@]}"; do train "lr-$rate" wikitext2-7m "${seeds[0]}" optim.lr="$rate"; done
