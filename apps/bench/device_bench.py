@@ -55,7 +55,7 @@ class Bench:
     def __init__(self, args):
         self.args, self.out = args, args.out
         self.end = time.monotonic() + args.limit
-        self.failures, self.tables = [], []
+        self.failures, self.tables, self.ceilings = [], [], None
         shutil.rmtree(self.out / "caches", ignore_errors=True)
         (self.out / "caches").mkdir(parents=True, exist_ok=True)
         self.env = os.environ | {"ACCRETE_CACHE": str(self.out / "caches/accrete"),
@@ -89,6 +89,7 @@ class Bench:
             return None
         if "tenth_step_at" in result:
             result["seconds_to_tenth_step"] = result["tenth_step_at"] - begun
+        self.ceilings = result.get("ceilings", self.ceilings)
         record = {"run": name, "seconds": time.monotonic() - began, "command": [str(c) for c in command], "result": result}
         self.lines.write(json.dumps(record) + "\n")
         self.lines.flush()
@@ -138,6 +139,8 @@ class Bench:
         obstacle = ours[0].get("not_recorded_because")
         if obstacle:
             lines += ["", f"Launches were not recorded: {obstacle}"]
+        if ours[0]["allocations_after_warmup"]:
+            lines += ["", f"Memory does not stand still: {ours[0]['allocations_after_warmup']} allocations after the warm-up"]
         self.tables += lines + [""]
 
     def ops(self):
@@ -166,11 +169,12 @@ class Bench:
             if p["dtype"] == "bf16":
                 lines.append(f"| {p['layer']} | {p['product']} | {p['m']} x {p['n']} x {p['k']} | {p['seconds']['median'] * 1e6:.0f} | {p['share_of_ceiling']:.0%} |")
         self.tables += lines + [""]
-        self.tables.insert(0, ceilings_line(got["ceilings"]) + "\n")
 
     def finish(self):
         if self.failures:
             self.tables += ["Failed or not run:", ""] + [f"- {f}" for f in self.failures] + [""]
+        if self.ceilings:
+            self.tables.insert(0, ceilings_line(self.ceilings) + "\n")
         text = "\n".join(self.tables)
         (self.out / "bench.md").write_text(text + "\n")
         shutil.rmtree(self.out / "caches", ignore_errors=True)
