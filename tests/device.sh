@@ -4,7 +4,7 @@
 #   build     Release, for the compute capability of the GPU; nothing is downloaded
 #   ops       every op and every kernel against the CPU and double precision, recorded launches, equal bits
 #   models    GPT against the golden values of transformers; generation
-#   resume    trainings: killed and resumed, recorded against launch by launch, steady memory
+#   resume    trainings: killed and resumed (alone: by every method), recorded against launch by launch, steady memory
 #   sanitize  compute-sanitizer (memcheck, racecheck) on the kernels at small sizes
 #   bench     apps/bench/device_bench.py, which knows the NAMEs, in turn with PyTorch (python3, or PYTHON)
 # Parts build what they need first. A part that fails does not stop the others; the exit code is 1 then.
@@ -141,11 +141,12 @@ export ACCRETE_CACHE=$work_dir/plans  # nothing from earlier runs decides which 
 # ---- parts ---------------------------------------------------------------------------------------------------------
 kernel_tests=(kernels_emu_test attention_kernels_test optimizer_kernels_test gemm_epilogue_test queued_test)
 train_tests=(resume_test queued_train_test)
+method_tests=(vcycle_test incubation_train_test autoprog_train_test twa_train_test)
 case "$part" in
   build | all) targets=("${kernel_tests[@]}" op_table_test gpt_golden_test generate_test "${train_tests[@]}" bench) ;;
   ops) targets=(op_table_test "${kernel_tests[@]}") ;;
   models) targets=(gpt_golden_test generate_test) ;;
-  resume) targets=("${train_tests[@]}") ;;
+  resume) targets=("${train_tests[@]}" "${method_tests[@]}") ;;
   sanitize) targets=("${kernel_tests[@]}") ;;
   bench) targets=(bench) ;;
 esac
@@ -188,6 +189,9 @@ models() {
 resume() {
   test_program resume_test 75 -tc='kill*bf16*,settings*'
   test_program queued_train_test 75
+  [ "$part" = resume ] || return 0  # minutes: every method killed again and again
+  local name
+  for name in "${method_tests[@]}"; do test_program "$name" 110 -tc='*kill*'; done
 }
 
 sanitize() {
