@@ -3,8 +3,8 @@
 
     python3 apps/bench/device_bench.py [NAME ...] [--out FOLDER] [--limit SECONDS]
 
-Names: those of WORKLOADS below, "ops" (memory-bound and matrix ops against the ceilings) and "gemm"; default: all but
-gpt2-1.5b, which takes minutes to compile in PyTorch. Every run is a process of its own; each round runs ours and every
+Names: those of WORKLOADS below, "ops" (memory-bound and matrix ops against the ceilings), "gemm" and "ladder"; default:
+all but gpt2-124m-autotune and gpt2-1.5b, which take minutes to compile in PyTorch. Every run is a process of its own; each round runs ours and every
 peer once. Into FOLDER go bench.jsonl (every run as printed), bench.md (the tables) and one log per run. Caches (plans of
 products, compiled code of PyTorch) are kept in FOLDER too, so the first round starts cold and later ones warm.
 Exit code 1 when a run failed. --device cpu --tiny tries the whole machinery on a machine without a GPU.
@@ -45,7 +45,8 @@ WORKLOADS = {
         "peers": {"compile": (["--compile"], 1.08, 1.2)},
     },
 }  # fmt: skip
-DEFAULT = ["gpt2-124m", "ops", "small-384", "gpt2-4k", "gemm"]
+OTHERS = ["ops", "gemm", "ladder"]
+DEFAULT = ["gpt2-124m", "ops", "small-384", "gpt2-4k", "gemm", "ladder"]
 OPS = ["layernorm", "cross_entropy", "attention", "linear", "dropout", "embedding"]
 TINY = {"depth": 2, "embed-dim": 32, "num-heads": 2, "vocab": 101, "batch": 2, "length": 16}
 START_TARGET, MEMORY_TARGET, LAYERNORM_TARGET = (5, 20), (0.85, 0.65), (0.70, 0.85)
@@ -170,6 +171,16 @@ class Bench:
                 lines.append(f"| {p['layer']} | {p['product']} | {p['m']} x {p['n']} x {p['k']} | {p['seconds']['median'] * 1e6:.0f} | {p['share_of_ceiling']:.0%} |")
         self.tables += lines + [""]
 
+    def ladder(self):
+        if self.args.device != "cuda":
+            return  # timed on GPUs only
+        got = self.run("ladder", [self.args.build / "apps/bench", "ladder", "--seconds", "0.05", "--json", "--quiet"])
+        lines = ["### the ladder", "", "| kernel | step | | us | GB/s that had to move | GFLOP/s |", "|---|---|---|---|---|---|"]
+        for s in got["steps"] if got else []:
+            lines.append(f"| {s['ladder']} | {s['step']} | {s['title']} | {s['seconds'] * 1e6:.1f} | {s['useful_bytes_per_second'] / 1e9:.0f} | "
+                         f"{s['flops_per_second'] / 1e9:.0f} |")  # fmt: skip
+        self.tables += lines + [""]
+
     def finish(self):
         if self.failures:
             self.tables += ["Failed or not run:", ""] + [f"- {f}" for f in self.failures] + [""]
@@ -211,7 +222,7 @@ def ceilings_line(c):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="workloads: " + ", ".join(list(WORKLOADS) + ["ops", "gemm"]))
+    parser.add_argument("names", nargs="*", help="workloads: " + ", ".join(list(WORKLOADS) + OTHERS))
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--build", type=pathlib.Path, default=HERE.parents[1] / "build", help="build folder")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("device-bench"))
@@ -224,16 +235,14 @@ def main():
     args = parser.parse_args()
     names = args.names or DEFAULT
     for name in names:
-        if name not in WORKLOADS and name not in ("ops", "gemm"):
-            parser.error(f"unknown workload {name}; expected one of {', '.join(list(WORKLOADS) + ['ops', 'gemm'])}")
+        if name not in list(WORKLOADS) + OTHERS:
+            parser.error(f"unknown workload {name}; expected one of {', '.join(list(WORKLOADS) + OTHERS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     args.out, args.build = args.out.resolve(), args.build.resolve()
     bench = Bench(args)
     for name in names:
-        if name == "ops":
-            bench.ops()
-        elif name == "gemm":
-            bench.gemm()
+        if name in OTHERS:
+            getattr(bench, name)()
         else:
             bench.steps(name)
     return bench.finish()

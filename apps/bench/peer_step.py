@@ -143,6 +143,8 @@ def main():
     def step():
         """The loss, not read; on the CPU also the seconds of the step and of its parts."""
         begin = time.perf_counter()
+        if cuda and o.compile:
+            torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad(set_to_none=True)
         ids, targets = (t.to(o.device, non_blocking=True) for t in host)
         with torch.autocast(o.device, dtype=torch.bfloat16, enabled=o.precision == "bf16"):
