@@ -86,8 +86,8 @@ std::string GemmKey::text(const std::string& device_name, int64_t library_versio
            << s.lda << ' ' << s.ldb << ' ' << s.ldc;
   if (s.batch != 1) out_text << " batch " << s.batch << ' ' << s.batch_a << ' ' << s.batch_b << ' ' << s.batch_c;
   out_text << ' ' << name_of(in) << " to " << name_of(out) << (tf32 ? " tf32" : "") << " epilogue "
-           << kernels::name_of(epilogue) << " align " << align_a << ' ' << align_b << ' ' << align_c << ' ' << align_extra
-           << " workspace " << workspace;
+           << kernels::name_of(epilogue) << " align " << align_a << ' ' << align_b << ' ' << align_c << ' '
+           << align_extra << " workspace " << workspace;
   return out_text.str();
 }
 

@@ -89,7 +89,7 @@ struct GemmKey {
   LibraryEpilogue epilogue = LibraryEpilogue::none;
   bool tf32 = false;
   uint32_t align_a = 256, align_b = 256, align_c = 256, align_extra = 256;  // bytes; extra: bias and aux
-  int64_t workspace = 0;                                                  // bytes the algorithm may use
+  int64_t workspace = 0;                                                    // bytes the algorithm may use
   int device = 0;
   friend bool operator==(const GemmKey&, const GemmKey&) = default;
 

@@ -260,7 +260,8 @@ TEST_CASE("devices by name") {
   CHECK(parse_device("cpu") == kCpu);
   CHECK(has(message_of([] { parse_device("cuda:x"); }), "expected cuda:0, cuda:1, ...; got \"cuda:x\""));
   CHECK(has(message_of([] { parse_device("cuda:64"); }), "not the number of a GPU"));
-  CHECK(has(message_of([] { parse_device("gpu"); }), "unknown device; expected auto, cpu, cuda, cuda:N or emu; got \"gpu\""));
+  CHECK(has(message_of([] { parse_device("gpu"); }),
+            "unknown device; expected auto, cpu, cuda, cuda:N or emu; got \"gpu\""));
   CHECK(has(message_of([] { set_threads(0); }), "expected 1 to 1024; got 0"));
   CHECK(default_threads() >= 1);
 }
