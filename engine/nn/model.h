@@ -12,17 +12,28 @@
 
 namespace accrete {
 
+// What the targets are: decides which measures beside the loss a run reports.
+enum class Task : uint8_t {
+  tokens,   // next tokens: perplexity
+  classes,  // one class per sample: top-1 and top-5 accuracy
+};
+
 // Sums over the counted targets of a batch, so that averages over many batches are exact.
 struct EvalSums {
-  double loss = 0;     // sum of the negative log likelihoods (nats)
-  double correct = 0;  // targets whose class has the largest logit
-  int64_t count = 0;   // counted targets
+  double loss = 0;            // sum of the negative log likelihoods (nats)
+  double top1 = 0, top5 = 0;  // Task::classes: targets whose class has the largest, one of the five largest logits
+  int64_t count = 0;          // counted targets
+  EvalSums& operator+=(const EvalSums& b) {
+    loss += b.loss, top1 += b.top1, top5 += b.top5, count += b.count;
+    return *this;
+  }
 };
 
 class Model {
  public:
   virtual ~Model() = default;
-  virtual std::string family() const = 0;             // "gpt"
+  virtual std::string family() const = 0;  // "gpt"
+  virtual Task task() const { return Task::tokens; }
   virtual nlohmann::ordered_json config() const = 0;  // complete; a factory makes the same model from it
   virtual ParamStore& params() = 0;
   const ParamStore& params() const { return const_cast<Model*>(this)->params(); }

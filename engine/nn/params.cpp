@@ -96,7 +96,7 @@ int ParamStore::find(std::string_view name) const {
 
 int64_t ParamStore::parameter_count() const {
   int64_t n = 0;
-  for (const ParamEntry& e : entries_) n += e.count();
+  for (const ParamEntry& e : entries_) n += e.buffer ? 0 : e.count();
   return n;
 }
 
@@ -137,7 +137,8 @@ void ParamStore::zero_grads() {
 }
 
 void ParamStore::set_trainable(int index, bool trainable) {
-  entries_.at(static_cast<size_t>(index)).trainable = trainable;
+  ParamEntry& e = entries_.at(static_cast<size_t>(index));
+  e.trainable = trainable && !e.buffer;
   if (values_.defined()) make_leaf(static_cast<size_t>(index));
 }
 
@@ -170,6 +171,15 @@ Scope Scope::in_stage(int stage) const {
 
 Param Scope::param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay,
                    Marks marks) const {
+  return declare(name, shape, std::move(axes), init, decay, marks, false);
+}
+
+Param Scope::buffer(std::string_view name, Shape shape, std::vector<Axis> axes, Init init) const {
+  return declare(name, shape, std::move(axes), init, false, {}, true);
+}
+
+Param Scope::declare(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay, Marks marks,
+                     bool buffer) const {
   ParamEntry e;
   e.name = (*this / name).path();
   e.shape = shape;
@@ -180,6 +190,8 @@ Param Scope::param(std::string_view name, Shape shape, std::vector<Axis> axes, I
   e.marks = marks;
   e.stage = stage_;
   e.decay = decay;
+  e.buffer = buffer;
+  e.trainable = !buffer;
   return Param(store_, store_->declare(std::move(e)));
 }
 

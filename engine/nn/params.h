@@ -65,6 +65,9 @@ struct ParamEntry {
   Marks marks;
   bool decay = true;  // takes part in weight decay
   bool trainable = true;
+  // State beside the weights (running statistics of a batch norm): written by the forward pass, never trained, kept and
+  // averaged with the weights, counted by no parameter count.
+  bool buffer = false;
   int64_t offset = 0;  // elements from the start of the flat buffers
   int64_t count() const { return shape.count(); }
   // Name inside its block: "attn.qkv.weight"; the whole name outside of blocks.
@@ -87,7 +90,7 @@ class ParamStore {
 
   const std::vector<ParamEntry>& entries() const { return entries_; }
   int find(std::string_view name) const;  // -1 when absent
-  int64_t parameter_count() const;        // elements of all entries, without padding
+  int64_t parameter_count() const;        // elements of all entries, without padding and buffers
   int64_t trainable_count() const;
   int64_t flat_count() const { return flat_count_; }  // length of the flat buffers, with padding (zeros)
   DType compute_dtype() const { return compute_; }
@@ -105,7 +108,7 @@ class ParamStore {
   // To be called after the values were written by anything but the optimizer: renews the rounded copy.
   void refresh();
   void zero_grads();
-  // Frozen parameters get no gradient and no optimizer step.
+  // Frozen parameters get no gradient and no optimizer step. Buffers stay frozen whatever is asked.
   void set_trainable(int index, bool trainable);
 
  private:
@@ -143,9 +146,13 @@ class Scope {
   Scope in_stage(int stage) const;
   Param param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay,
               Marks marks = {}) const;
+  Param buffer(std::string_view name, Shape shape, std::vector<Axis> axes, Init init) const;
   const std::string& path() const { return path_; }
 
  private:
+  Param declare(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay, Marks marks,
+                bool buffer) const;
+
   ParamStore* store_;
   std::string path_, group_;
   int block_ = -1;

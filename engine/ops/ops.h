@@ -98,7 +98,26 @@ Tensor attention_plain(const Tensor& qkv, const AttentionOptions& options);
 // entry valid (the new tokens included).
 Tensor attention_cached(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache, int64_t length, int64_t heads);
 
-// ---- embedding and loss (loss.cpp, embedding.cpp)
+// ---- tokens (tokens.cpp)
+// -------------------------------------------------------------------------------------------- The input of a vision
+// transformer: special tokens in front, positions added. x: (B, N, C); cls: (1, C) or undefined; extra: (R, C) or
+// undefined (a distillation token, registers); positions: (P + N, C) with P special tokens, (N, C) for those of x only,
+// or undefined -> (B, P + N, C)
+Tensor sequence(const Tensor& x, const Tensor& cls, const Tensor& extra, const Tensor& positions);
+Tensor slice_tokens(const Tensor& x, int64_t begin, int64_t end);  // (B, T, C) -> (B, end - begin, C)
+Tensor concat_tokens(const Tensor& a, const Tensor& b);            // (B, S, C), (B, T, C) -> (B, S + T, C)
+Tensor mean_tokens(const Tensor& x, int64_t begin);                // (B, T, C) -> (B, C): mean of tokens begin .. T-1
+// Stochastic depth (Huang et al. 2016): keeps a sample with probability 1 - p, scaled by 1 / (1 - p), else zero; one
+// draw per sample, with the address (key, first_sample + b). x: (B, ..); identity for p = 0.
+Tensor drop_path(const Tensor& x, float p, const RandomKey& key, int64_t first_sample);
+// x + drop_path(gamma * branch): the end of a residual branch with LayerScale (Touvron et al. 2021). x, branch: (B, ..,
+// C); gamma: (C) f32 or undefined (1)
+Tensor residual_branch(const Tensor& x, const Tensor& branch, const Tensor& gamma, float p, const RandomKey& key,
+                       int64_t first_sample);
+Tensor residual_branch_plain(const Tensor& x, const Tensor& branch, const Tensor& gamma, float p, const RandomKey& key,
+                             int64_t first_sample);
+
+// ---- embedding and loss (loss.cpp, embedding.cpp, soft_loss.cpp)
 // ------------------------------------------------------------------------- y[b, t] = tokens[ids[b, t]] +
 // positions[first_position + t].   ids: (B, T) i32; tokens: (V, C); positions: (P, C) or undefined
 Tensor embedding(const Tensor& ids, const Tensor& tokens, const Tensor& positions, int64_t first_position = 0);
@@ -111,6 +130,14 @@ Tensor cross_entropy_plain(const Tensor& logits, const Tensor& targets, float sm
 // x: (.., C), w: (V, C)
 Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing = 0.0f);
 Tensor linear_cross_entropy_plain(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing = 0.0f);
+// Mean over the rows of -sum_c targets[c] log softmax(logits)[c].   logits: (.., V); targets: (.., V) f32, rows that
+// need not sum to one
+Tensor soft_cross_entropy(const Tensor& logits, const Tensor& targets);
+Tensor soft_cross_entropy_plain(const Tensor& logits, const Tensor& targets);
+// Mean over all elements of -(t log sigmoid(z) + (1 - t) log(1 - sigmoid(z))), t = targets, z = logits; both (.., V)
+Tensor binary_cross_entropy(const Tensor& logits, const Tensor& targets);
+// Index of the largest element of each row, the first of equals; no gradient.   (.., V) -> (..) i32
+Tensor argmax(const Tensor& x);
 // The loss of every row, 0 where the target is negative; no gradient.   -> (N) f32
 Tensor token_losses(const Tensor& logits, const Tensor& targets);
 
