@@ -26,11 +26,11 @@ void bench_gemm(const GemmBench& bench, const BenchOptions& options);
 // that nothing fits into its caches), and the launches of an op are recorded and replayed.
 void bench_ops(const std::string& only, int64_t tokens, const BenchOptions& options);
 
-// Whole optimizer steps of a GPT.
+// Whole optimizer steps of a published model, on random data.
 struct StepBench {
   std::string model = "gpt2", precision = "bf16";
-  int64_t batch = 4, length = 256;
-  int64_t depth = 0, embed_dim = 0, num_heads = 0, vocab_size = 0;  // 0: of the model
+  int64_t batch = 4, length = 256, resolution = 0;  // length: texts; resolution: pictures, 0: of the model
+  int64_t depth = 0, embed_dim = 0, num_heads = 0, vocab_size = 0, patch = 0, classes = 0;  // 0: of the model
   int64_t steps = 10, warmup = 3;
   bool recompute = false;
   bool eager = false;  // on a GPU: launch by launch

@@ -44,11 +44,14 @@ int main(int argc, char** argv) {
   op->add_option("--only", only, "Only ops with this in their name (default: all)");
 
   StepBench step;
-  CLI::App* st = common(app.add_subcommand("step", "Whole training steps of a GPT on random tokens"));
+  CLI::App* st = common(app.add_subcommand("step", "Whole training steps of a published model on random data"));
   add_device_option(*st, device);
-  st->add_option("--model", step.model, "gpt2, gpt2-medium, gpt2-large or gpt2-xl")->capture_default_str();
-  st->add_option("--batch", step.batch, "Sequences of a step")->check(size)->capture_default_str();
-  st->add_option("--length", step.length, "Tokens of a sequence")->check(size)->capture_default_str();
+  st->add_option("--model", step.model,
+                 "gpt2, gpt2-medium, gpt2-large, gpt2-xl; vit-tiny .. vit-huge, deit-tiny, deit-small, deit-base; "
+                 "volo-d1 .. volo-d5")
+      ->capture_default_str();
+  st->add_option("--batch", step.batch, "Sequences or pictures of a step")->check(size)->capture_default_str();
+  st->add_option("--length", step.length, "Texts: tokens of a sequence")->check(size)->capture_default_str();
   st->add_option("--precision", step.precision, "f32, tf32, bf16 or f16 (master weights stay f32)")
       ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();
@@ -59,7 +62,16 @@ int main(int argc, char** argv) {
   st->add_option("--num-heads", step.num_heads, "Attention heads; 0: of the model")
       ->check(size_or_default)
       ->capture_default_str();
-  st->add_option("--vocab", step.vocab_size, "Token ids; 0: of the model")
+  st->add_option("--vocab", step.vocab_size, "Texts: token ids; 0: of the model")
+      ->check(size_or_default)
+      ->capture_default_str();
+  st->add_option("--resolution", step.resolution, "Pictures: side in pixels; 0: of the model")
+      ->check(size_or_default)
+      ->capture_default_str();
+  st->add_option("--patch", step.patch, "Pictures: side of a patch; 0: of the model")
+      ->check(size_or_default)
+      ->capture_default_str();
+  st->add_option("--classes", step.classes, "Pictures: classes; 0: of the model")
       ->check(size_or_default)
       ->capture_default_str();
   st->add_option("--steps", step.steps, "Measured steps; the median counts")->check(size)->capture_default_str();
@@ -83,7 +95,7 @@ int main(int argc, char** argv) {
   CLI::App* d = timed(app.add_subcommand("data", "Batches of token files, as training gets them"));
   d->add_option("--data", data.data, "Folder made by `prepare`, or token files")->required();
   d->add_option("--split", data.split, "Split of a folder")->capture_default_str();
-  d->add_option("--length", data.length, "Tokens of a sequence")->check(size)->capture_default_str();
+  d->add_option("--length", data.length, "Texts: tokens of a sequence")->check(size)->capture_default_str();
   d->add_option("--batch", data.batch, "Sequences of a batch")->check(size)->capture_default_str();
   d->add_option("--loader-threads", data.loader_threads, "Threads that prepare batches ahead; 0: none")
       ->check(CLI::Range(0, 256))

@@ -1,4 +1,4 @@
-// bench step: whole optimizer steps of a GPT on random tokens: forward, backward, clipping, AdamW.
+// bench step: whole optimizer steps on random data: forward, backward, clipping, AdamW.
 #include <sys/resource.h>
 
 #include <chrono>
@@ -6,27 +6,41 @@
 #include <iostream>
 
 #include "apps/bench.h"
-#include "apps/gpt_family.h"
+#include "apps/families.h"
 #include "apps/one_step.h"
 #include "apps/training_steps.h"
-#include "models/gpt.h"
 #include "training/progress.h"
 
 namespace accrete {
 namespace {
 
 Recipe recipe_of(const StepBench& b) {
-  GptConfig c = gpt_preset(b.model);
-  if (b.depth > 0) c.depth = b.depth;
-  if (b.embed_dim > 0) c.embed_dim = b.embed_dim;
-  if (b.num_heads > 0) c.num_heads = b.num_heads;
-  if (b.vocab_size > 0) c.vocab_size = b.vocab_size;
-  c.context = std::max(c.context, b.length);
-  check(c.embed_dim % c.num_heads == 0, "bench", "--num-heads ", c.num_heads, " does not divide --embed-dim ",
-        c.embed_dim);
-  Recipe r;
-  r.model = to_json(c);
-  r.data.length = b.length;
+  Recipe r = recipe_of_preset(b.model);
+  Json& model = r.model;
+  const auto set = [&](const char* key, int64_t value) {
+    if (value <= 0) return;
+    check(model.contains(key) && model[key].is_number_integer(), "bench", b.model, " has no single ", key);
+    model[key] = value;
+  };
+  set("depth", b.depth);
+  set("embed_dim", b.embed_dim);
+  set("num_heads", b.num_heads);
+  if (model["embed_dim"].is_number_integer())
+    check(model["embed_dim"].get<int64_t>() % model["num_heads"].get<int64_t>() == 0, "bench", "--num-heads ",
+          model["num_heads"].dump(), " does not divide --embed-dim ", model["embed_dim"].dump());
+  if (r.family == "gpt") {
+    check(b.resolution == 0, "bench", "--resolution is for models of pictures");
+    set("vocab_size", b.vocab_size);
+    model["context"] = std::max(model["context"].get<int64_t>(), b.length);
+    r.data.length = b.length;
+  } else {
+    check(b.vocab_size == 0, "bench", "--vocab-size is for gpt2");
+    set("image_size", b.resolution);
+    if (b.patch > 0) set("patch", b.patch);
+    if (b.classes > 0) set("classes", b.classes);
+    r.data.resolution = model["image_size"].get<int64_t>();
+    r.data.augment.smoothing = 0.1;  // soft targets, as vision recipes have them
+  }
   r.batch.size = b.batch;
   r.precision = b.precision;
   r.recompute = b.recompute;
@@ -116,8 +130,10 @@ Measured measure_queued(const StepBench& b, const Recipe& recipe, const Stage& s
 
 void print(const Json& j, const Ceilings& ceilings, const StepBench& b, const Measured& m, const Spread& s) {
   std::printf("%s\n", to_text(ceilings).c_str());
-  std::printf("%s, %.1f M parameters, batch %lld x %lld, %s%s, %s, %d threads\n", b.model.c_str(),
-              static_cast<double>(m.params) / 1e6, static_cast<long long>(b.batch), static_cast<long long>(b.length),
+  const bool pictures = j.contains("resolution");
+  std::printf("%s, %.1f M parameters, batch %lld x %lld%s, %s%s, %s, %d threads\n", b.model.c_str(),
+              static_cast<double>(m.params) / 1e6, static_cast<long long>(b.batch),
+              static_cast<long long>(pictures ? j["resolution"].get<int64_t>() : b.length), pictures ? " px" : "",
               b.precision.c_str(), b.recompute ? ", recompute" : "", j["device"].get<std::string>().c_str(),
               cpu_context().threads);
   std::printf("step      %s (%s to %s in %zu steps)\n", format_milliseconds(s.median).c_str(),
@@ -128,9 +144,10 @@ void print(const Json& j, const Ceilings& ceilings, const StepBench& b, const Me
                 format_milliseconds(j["backward_seconds"].get<double>()).c_str(),
                 format_milliseconds(j["optimizer_seconds"].get<double>()).c_str());
   if (!m.obstacle.empty()) std::printf("          launches were not recorded: %s\n", m.obstacle.c_str());
-  std::printf("speed     %s tok/s, %s/s, %.0f%% of the ceiling\n",
-              format_count(j["tokens_per_second"].get<double>()).c_str(),
-              format_flops(j["flops_per_second"].get<double>()).c_str(), 100 * j["share_of_ceiling"].get<double>());
+  std::printf("speed     %s %s, %s/s, %.0f%% of the ceiling\n",
+              format_count(j[pictures ? "images_per_second" : "tokens_per_second"].get<double>()).c_str(),
+              pictures ? "img/s" : "tok/s", format_flops(j["flops_per_second"].get<double>()).c_str(),
+              100 * j["share_of_ceiling"].get<double>());
   std::printf("memory    %s by the engine, %s by the process; %lld allocations after warm-up\n",
               human_bytes(j["peak_memory"].get<int64_t>()).c_str(),
               human_bytes(j["peak_process_memory"].get<int64_t>()).c_str(), static_cast<long long>(m.allocations));
@@ -142,7 +159,8 @@ void print(const Json& j, const Ceilings& ceilings, const StepBench& b, const Me
 void bench_step(const StepBench& b, const BenchOptions& o) {
   const Recipe recipe = recipe_of(b);
   const Stage stage = first_stage(recipe);
-  const Family family = gpt_family();
+  const Family family = family_of(recipe.family);
+  const bool pictures = recipe.data.pictures();
   // The time to the first step is that of a user: making the model and all that is made on first use.
   const Measured m = o.device.queued() ? measure_queued(b, recipe, stage, family, o.device)
                                        : measure_on_host(b, recipe, stage, family);
@@ -159,7 +177,7 @@ void bench_step(const StepBench& b, const BenchOptions& o) {
   j["config"] = recipe.model;
   j["params"] = m.params;
   j["batch"] = b.batch;
-  j["length"] = b.length;
+  j[pictures ? "resolution" : "length"] = pictures ? recipe.data.resolution : b.length;
   j["precision"] = b.precision;
   j["recompute"] = b.recompute;
   j["threads"] = cpu_context().threads;
@@ -169,7 +187,8 @@ void bench_step(const StepBench& b, const BenchOptions& o) {
     j["backward_seconds"] = spread_of(m.back).median;
     j["optimizer_seconds"] = spread_of(m.update).median;
   }
-  j["tokens_per_second"] = static_cast<double>(b.batch * b.length) / s.median;
+  j[pictures ? "images_per_second" : "tokens_per_second"] =
+      static_cast<double>(pictures ? b.batch : b.batch * b.length) / s.median;
   j["flops_per_step"] = m.flops;
   j["flops_per_second"] = rate;
   j["share_of_ceiling"] = rate / ceilings.flops(compute_type(b.precision));

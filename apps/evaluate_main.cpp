@@ -1,211 +1,85 @@
-// evaluate: how well a model predicts a split of a text.
-//
-// Every token of the split is predicted once, except its very first, which has nothing before it: token measures are
-// averages over the predicted tokens. Per-word and per-byte measures divide the total negative log likelihood (nll) by
-// the counts of the original text that `prepare` noted, so they compare between tokenizers:
-//   perplexity per word = exp(nll / words)       also with line ends counted as words, as word-level models do
-//   bits per byte       = nll / (bytes ln 2)
-#include <cmath>
-#include <iomanip>
-#include <iostream>
-
-#include "apps/ceilings.h"
-#include "apps/program.h"
-#include "data/token_source.h"
-#include "data/tokenizer.h"
+// evaluate: how good a model is on a split of a data set.
+#include "apps/evaluate.h"
 #include "models/registry.h"
-#include "training/progress.h"
+#include "models/weights.h"
 
 using namespace accrete;
 namespace fs = std::filesystem;
 
 namespace {
 
-struct Options {
-  std::string model, data, split = "valid", task = "perplexity", precision = "f32", device = "auto";
-  int64_t length = 0, stride = 0, batch = 0, batches = 0;
-  int threads = 1;
-  ReportOptions report;
-};
-
-constexpr int64_t kLogitsBytes = int64_t{256} << 20;  // of one batch, unless --batch says otherwise
-
-// A model and a text that were made with different tokenizers give numbers without meaning.
-void check_vocabulary(const Options& o, const fs::path& tokens, int64_t model_vocab) {
-  const fs::path folder = fs::is_directory(tokens) ? tokens : tokens.parent_path();
-  const auto meta = TokenMeta::read(folder.empty() ? fs::path(".") : folder);
-  if (!meta) return;
-  check(meta->vocab_size <= model_vocab, "evaluate", "the vocabularies differ: ", tokens.string(), " has ",
-        meta->vocab_size, " ids (tokenizer ", meta->tokenizer.empty() ? "unknown" : meta->tokenizer, "), the model ",
-        model_vocab, "; prepare the text with the tokenizer of the model");
-  const fs::path own = find_tokenizer(o.model), theirs = find_tokenizer(folder);
-  if (own.empty() || theirs.empty()) return;
-  const int64_t own_size = load_tokenizer(own)->vocab_size(), their_size = load_tokenizer(theirs)->vocab_size();
-  check(own_size == their_size, "evaluate", "the tokenizers differ: ", tokens.string(), " was made with one of ",
-        their_size, " ids, the model with one of ", own_size, "; prepare the text with the tokenizer of the model");
-}
-
-struct Result {
-  EvalSums sums;
-  int64_t windows = 0, all_windows = 0;
-  double seconds = 0, flops = 0;
-};
-
-Result run_model(const Options& o, Model& model, const TokenSource& source, int64_t batch_size) {
-  Result r;
-  r.all_windows = source.epoch_samples();
-  Progress::Options screen = terminal_options();
-  screen.quiet = o.report.quiet;
-  Progress progress(std::cerr, screen);
-  ProgressState state;
-  state.steps = (r.all_windows + batch_size - 1) / batch_size;
-  if (o.batches > 0) state.steps = std::min(state.steps, o.batches);
-  const double begin = now_seconds();
-  Tape tape;
-  const NoGrad quiet;
-  for (int64_t i = 0; i < state.steps; ++i) {
-    const Batch batch = source.get(i * batch_size, batch_size);
-    const EvalSums sums = model.evaluate(batch, Context{});
-    r.sums.loss += sums.loss;
-    r.sums.count += sums.count;
-    r.windows += batch.samples;
-    r.seconds = now_seconds() - begin;
-    state.step = i + 1;
-    state.loss = r.sums.loss / static_cast<double>(std::max<int64_t>(1, r.sums.count));
-    state.step_seconds = r.seconds / static_cast<double>(i + 1);
-    state.rate = static_cast<double>(r.sums.count) / r.seconds;
-    state.eta_seconds = state.step_seconds * static_cast<double>(state.steps - i - 1);
-    progress.update(state, begin + r.seconds);
-  }
-  r.flops = tape.total_flops();
-  return r;
-}
-
-Json to_result(const Options& o, const TokenSource& source, const WindowOptions& windows, const Result& r) {
-  const int64_t tokens = source.tokens().size(), targets = r.sums.count;
-  const double nll = r.sums.loss, loss = nll / static_cast<double>(targets);
-  Json j;
-  j["task"] = o.task;
-  j["model"] = o.model;
-  j["data"] = o.data;
-  if (fs::is_directory(o.data)) j["split"] = o.split;
-  j["precision"] = o.precision;
-  j["length"] = windows.length;
-  j["stride"] = windows.stride > 0 ? windows.stride : windows.length;
-  j["windows"] = r.windows;
-  j["tokens"] = tokens;
-  j["predicted_tokens"] = targets;
-  j["nll"] = nll;
-  j["loss"] = loss;
-  if (o.task == "perplexity") {
-    j["perplexity"] = std::exp(loss);
-    // Counts of the whole text fit only when the whole text was predicted.
-    const auto& meta = source.tokens().meta();
-    if (meta && targets == tokens - 1 && meta->tokens == tokens && meta->text.words > 0) {
-      const auto words = static_cast<double>(meta->text.words), lines = static_cast<double>(meta->text.lines),
-                 bytes = static_cast<double>(meta->text.bytes);
-      j["word_perplexity"] = std::exp(nll / words);
-      j["word_perplexity_with_line_ends"] = std::exp(nll / (words + lines));
-      j["bits_per_byte"] = nll / (bytes * std::log(2.0));
-      j["denominators"] = Json{{"words", meta->text.words},
-                               {"words_and_line_ends", meta->text.words + meta->text.lines},
-                               {"bytes", meta->text.bytes}};
-    }
-  }
-  j["seconds"] = r.seconds;
-  j["flops"] = r.flops;
-  j["tokens_per_second"] = static_cast<double>(targets) / r.seconds;
-  return j;
-}
-
-void print_text(const Json& j, bool partial) {
-  std::cout << std::setprecision(6);
-  std::cout << "data            " << j["data"].get<std::string>()
-            << (j.contains("split") ? ", " + j["split"].get<std::string>() : "") << ": " << j["tokens"] << " tokens, "
-            << j["predicted_tokens"] << " predicted in " << j["windows"] << " windows of " << j["length"] << " (stride "
-            << j["stride"] << ")\n";
-  const auto line = [&](const char* name, const char* key, const char* unit, const Json& denominator) {
-    std::cout << std::left << std::setw(16) << name << std::setw(12) << j[key].get<double>() << unit << " over "
-              << denominator << "\n";
-  };
-  line("loss", "loss", "nats per token,    ", j["predicted_tokens"]);
-  if (j.contains("perplexity")) line("perplexity", "perplexity", "per token,         ", j["predicted_tokens"]);
-  if (j.contains("denominators")) {
-    const Json& d = j["denominators"];
-    line("", "word_perplexity", "per word,          ", d["words"]);
-    line("", "word_perplexity_with_line_ends", "with line ends,    ", d["words_and_line_ends"]);
-    line("bits per byte", "bits_per_byte", "                   ", d["bytes"]);
-    std::cout << "The first token of the text has nothing before it; it is not predicted and adds 0 to per-word and "
-                 "per-byte sums.\n";
-  } else if (j.contains("perplexity")) {
-    std::cout << "No measure per word or byte: "
-              << (partial ? "not every token of the text was predicted.\n"
-                          : "no meta.json of `prepare` tells the words and bytes of this text.\n");
-  }
-  std::cout << j["seconds"].get<double>() << " s, " << format_count(j["tokens_per_second"].get<double>()) << " tok/s\n";
-}
-
-void evaluate(const Options& o) {
+void evaluate(EvaluateOptions o) {
   set_threads(o.threads);
   set_tf32(o.precision == "tf32");
   const Device device = parse_device(o.device);
-  const fs::path data = o.data;
-  check(fs::exists(data), "evaluate", "--data ", data.string(), " does not exist");
+  check(fs::exists(o.data), "evaluate", "--data ", o.data, " does not exist");
   const auto model = load_model(o.model, compute_type(o.precision), device);
-  const Json config = model->config();
-  check(config.contains("vocab_size") && config.contains("context"), "evaluate", "a model of family \"",
-        model->family(), "\" has no task \"", o.task, "\"");
-  const auto vocab = config["vocab_size"].get<int64_t>(), context = config["context"].get<int64_t>();
-  check_vocabulary(o, data, vocab);
-
-  WindowOptions windows;
-  windows.length = o.length > 0 ? o.length : context;
-  windows.stride = o.stride;
-  windows.sampling = Sampling::sequential;
-  check(windows.length <= context, "evaluate", "--length ", windows.length, " exceeds the model's context of ",
-        context);
-  const TokenSource source(TokenStream::open(data, o.split, vocab), windows);
-  const int64_t row_bytes = windows.length * vocab * size_of(model->params().compute_dtype());
-  const int64_t batch =
-      o.batch > 0 ? o.batch : std::clamp<int64_t>(kLogitsBytes / std::max<int64_t>(1, row_bytes), 1, 64);
-  const Result r = run_model(o, *model, source, batch);
-  const Json j = to_result(o, source, windows, r);
-  if (o.report.json)
-    std::cout << j.dump(2) << "\n";
+  if (o.ema) {
+    const ModelPlace place = find_model(o.model);
+    const fs::path averaged = place.weights / "ema.safetensors";
+    check(fs::exists(averaged), "evaluate", o.model,
+          " holds no averaged weights; expected a run or checkpoint of a training with optim.ema above 0");
+    load_own(model->params(), averaged);
+  }
+  const bool pictures = model->task() == Task::classes;
+  if (o.task.empty()) o.task = pictures ? "top1" : "perplexity";
+  check(o.task == "loss" || (o.task == "top1") == pictures, "evaluate", "a model of family \"", model->family(),
+        "\" has no task \"", o.task, "\"; expected loss or ", pictures ? "top1" : "perplexity");
+  if (pictures)
+    evaluate_pictures(o, *model);
   else
-    print_text(j, r.sums.count != source.tokens().size() - 1);
+    evaluate_text(o, *model);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options o;
-  CLI::App app("Measures how well a model predicts a text.", "evaluate");
+  EvaluateOptions o;
+  CLI::App app("Measures how good a model is on a split of a data set.", "evaluate");
   app.add_option("model", o.model, "Run folder, checkpoint, or Hugging Face model folder or file")->required();
-  app.add_option("--data", o.data,
-                 "Folder made by `prepare`, token files of nanoGPT or llm.c, or a bare file of ids (ids.bin)")
+  app.add_option(
+         "--data", o.data,
+         "Texts: folder made by `prepare text`, token files of nanoGPT or llm.c, or a bare file of ids (ids.bin). "
+         "Pictures: class folders, shards made by `prepare images`, CIFAR binaries, IDX files")
       ->required();
   app.add_option("--split", o.split, "Split of a folder: train, valid or test")
       ->check(CLI::IsMember({"train", "valid", "test"}))
       ->capture_default_str();
-  app.add_option("--task", o.task, "loss: nats per token; perplexity: also per word and bits per byte")
-      ->check(CLI::IsMember({"loss", "perplexity"}))
-      ->capture_default_str();
-  app.add_option("--length", o.length, "Tokens of a window; 0: the model's context")
+  app.add_option(
+         "--task", o.task,
+         "loss: nats per token or picture; perplexity: also per word, and bits per byte; top1: also top-5 and by "
+         "class (default: perplexity for texts, top1 for pictures)")
+      ->check(CLI::IsMember({"loss", "perplexity", "top1"}));
+  app.add_option("--length", o.length, "Texts: tokens of a window; 0: the model's context")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--stride", o.stride,
-                 "Distance of windows in tokens; 0: the length. Smaller: windows overlap and every token is predicted "
-                 "from at least length - stride others. The Hugging Face perplexity guide with maximal length M and "
-                 "stride S is --length M-1 --stride S")
+  app.add_option(
+         "--stride", o.stride,
+         "Texts: distance of windows in tokens; 0: the length. Smaller: windows overlap and every token is predicted "
+         "from at least length - stride others. The Hugging Face perplexity guide with maximal length M and "
+         "stride S is --length M-1 --stride S")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--batch", o.batch, "Windows computed at once; 0: chosen for 256 MiB of logits")
+  app.add_option("--batch", o.batch,
+                 "Windows or pictures computed at once; 0: chosen for 256 MiB of logits, 64 pictures")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   app.add_option("--batches", o.batches, "Stop after so many batches; 0: the whole split")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  app.add_option("--resolution", o.resolution, "Pictures: side in pixels; 0: that of the model")
+      ->check(CLI::Range(0, 1 << 14))
+      ->capture_default_str();
+  app.add_option(
+         "--crop-pct", o.crop_pct,
+         "Pictures: side of the centre crop as a share of the resized shorter side; 0: as the model's folder says, "
+         "else 0.875")
+      ->check(CLI::Range(0.0, 2.0))
+      ->capture_default_str();
+  app.add_flag("--per-class", o.per_class, "Pictures: also a line for every class (default: off)");
+  app.add_option("--confusion", o.confusion,
+                 "Pictures: file (.csv) for the matrix of true classes (rows) and predicted ones (columns)");
+  app.add_flag("--ema", o.ema, "Evaluate the averaged weights of a run or checkpoint (default: off)");
   app.add_option("--precision", o.precision, "f32, tf32, bf16 or f16, of activations and products")
       ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();

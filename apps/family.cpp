@@ -1,5 +1,7 @@
 #include "apps/family.h"
 
+#include <algorithm>
+
 namespace accrete {
 namespace fs = std::filesystem;
 
@@ -14,8 +16,10 @@ Recipe load_recipe(const fs::path& path, const std::vector<std::string>& overrid
   from_json(recipe, json, "", file.string());
   for (const std::string& assignment : overrides) apply_override(recipe, assignment);
   if (seed) recipe.seed = *seed;
-  check(recipe.family == family.family, "recipe", "is for family \"", recipe.family, "\"; ", family.name, " trains \"",
-        family.family, "\"");
+  std::string known;
+  for (const std::string& f : family.families) known += (known.empty() ? "\"" : ", \"") + f + "\"";
+  check(std::find(family.families.begin(), family.families.end(), recipe.family) != family.families.end(), "recipe",
+        "is for family \"", recipe.family, "\"; ", family.name, " trains ", known);
   if (family.resolve_model) family.resolve_model(recipe);
   return recipe;
 }

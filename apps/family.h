@@ -12,14 +12,19 @@
 namespace accrete {
 
 struct Family {
-  std::string name;    // of the training program: "train_gpt"
-  std::string family;  // recipe.family: "gpt"
+  std::string name;                   // of the training program: "train_gpt"
+  std::vector<std::string> families;  // recipe.family: {"gpt"}
+  Task task = Task::tokens;
   ModelFactory make_model;
   SourceFactory make_source;
+  // Weights of recipe.init.from for the models of a run; null where the family has none.
+  std::function<std::function<Snapshot(const Json& model)>(const Recipe&)> initial_weights;
   // Completes recipe.model: presets, sizes that follow from the data. The result is the model's whole configuration.
   std::function<void(Recipe&)> resolve_model;
   // Writes RUN/model, readable by the library the family comes from.
   std::function<void(const Model&, const Recipe&, const std::filesystem::path& folder)> export_model;
+  // `rows` samples of random content, where no data is at hand.
+  std::function<Batch(const Recipe&, const Stage&, int64_t rows)> random_batch;
   // Files that go into RUN/model when the run begins (the tokenizer).
   std::function<void(const Recipe&, const std::filesystem::path& folder)> prepare_folder;
 };

@@ -2,8 +2,10 @@
 
 #include <cmath>
 
+#include "apps/initial_weights.h"
 #include "data/token_source.h"
 #include "data/tokenizer.h"
+#include "engine/core/random.h"
 #include "models/gpt_hf.h"
 
 namespace accrete {
@@ -12,6 +14,12 @@ namespace {
 
 // The model's configuration: a preset, what the recipe says, and sizes that follow from the data.
 void resolve_model(Recipe& recipe) {
+  const DataConfig none;
+  check(to_json(recipe.data.augment) == to_json(none.augment) && to_json(recipe.data.images) == to_json(none.images) &&
+            recipe.data.resolution == 0 && recipe.data.crop_resolution == 0 && recipe.distill.teacher.empty(),
+        "recipe",
+        "\"data.augment\", \"data.images\", \"data.resolution\" and \"distill\" are for pictures; gpt trains on "
+        "texts");
   Json given = recipe.model;
   GptConfig config;
   const bool preset = given.contains("preset");
@@ -77,12 +85,31 @@ void prepare_folder(const Recipe& recipe, const fs::path& folder) {
   load_tokenizer(recipe.data.path)->save(folder, recipe.model.at("context").get<int64_t>());
 }
 
+// Random ids.
+Batch random_batch(const Recipe& recipe, const Stage& stage, int64_t rows) {
+  const int64_t T = stage.data.length;
+  const auto vocab = stage.model.at("vocab_size").get<uint64_t>();
+  const SegmentScope segment(Segment::data);
+  Batch batch;
+  batch.inputs = Tensor::empty(Shape{rows, T}, DType::i32);
+  batch.targets = Tensor::empty(Shape{rows, T}, DType::i32);
+  const RandomKey key = random_key(static_cast<uint64_t>(recipe.seed), "step_batch");
+  for (int64_t i = 0; i < rows * T; ++i) {
+    const auto n = static_cast<uint64_t>(i);
+    batch.inputs.ptr<int32_t>()[i] = static_cast<int32_t>(random_below(key, 2 * n, vocab));
+    batch.targets.ptr<int32_t>()[i] = static_cast<int32_t>(random_below(key, 2 * n + 1, vocab));
+  }
+  batch.samples = rows;
+  batch.tokens = rows * T;
+  return batch;
+}
+
 }  // namespace
 
 Family gpt_family() {
   Family family;
   family.name = "train_gpt";
-  family.family = "gpt";
+  family.families = {"gpt"};
   family.make_model = make_gpt;
   const auto vocab_size = std::make_shared<int64_t>(0);  // of the model, known once the recipe is resolved
   family.make_source = [vocab_size](const DataConfig& data, const std::string& split, uint64_t seed) {
@@ -94,6 +121,8 @@ Family gpt_family() {
   };
   family.export_model = export_model;
   family.prepare_folder = prepare_folder;
+  family.initial_weights = initial_weights;
+  family.random_batch = random_batch;
   return family;
 }
 

@@ -142,7 +142,7 @@ const card = (label, value, note) => {
   make('div', 'value', c, value);
   make('div', 'note', c, note);
 };
-card('Step', time(step.seconds), `best of ${step.repeats}; ${count(step.batch * step.length / step.seconds)} tok/s`);
+card('Step', time(step.seconds), `best of ${step.repeats}; ${count(step.batch * step.length / step.seconds)} ${step.rate_unit}`);
 card('Forward, backward', `${time(step.forward_seconds)}, ${time(step.backward_seconds)}`, `update ${time(step.optimizer_seconds)}`);
 card('Arithmetic', scaled(step.flops, ['', ' k', ' M', ' G', ' T', ' P'], 1000).join('') + 'FLOP', `${count(step.flops / step.seconds)}FLOP/s, ${percent(step.flops / step.seconds / step.ceiling_flops)} of ceiling`);
 card('Memory traffic', bytes(step.bytes), `copy ceiling ${bytes(step.ceiling_bytes)}/s`);

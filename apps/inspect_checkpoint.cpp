@@ -40,8 +40,8 @@ Json describe_checkpoint(const fs::path& folder) {
   j["bytes"] = bytes;
   Json state;
   if (fs::exists(folder / "state.json")) state = read_checkpoint_state(folder);
-  for (const char* key : {"family", "step", "stage", "stage_name", "stage_step", "spent", "eval_loss", "best_loss",
-                          "best", "model", "plan"})
+  for (const char* key :
+       {"family", "step", "stage", "stage_name", "stage_step", "spent", "eval", "best_score", "best", "model", "plan"})
     j[key] = field(state, key);
   return j;
 }
@@ -66,11 +66,16 @@ void print_checkpoint(const Json& c, bool is_best) {
                 format_flops(value_or<double>(spent, "flops", 0)).c_str(),
                 format_flops(value_or<double>(spent, "eval_flops", 0)).c_str(),
                 format_duration(value_or<double>(spent, "seconds", 0)).c_str());
-    std::printf("  evaluated loss %s, best %s%s\n", format_loss(value_or<double>(c, "eval_loss", kUnknown)).c_str(),
-                format_loss(value_or<double>(c, "best_loss", kUnknown)).c_str(),
-                value_or<std::string>(c, "best", "").empty()
-                    ? ""
-                    : (" (checkpoint " + value_or<std::string>(c, "best", "") + ")").c_str());
+    const Json& eval = c["eval"];
+    const bool classes = eval.is_object() && eval.contains("top1");
+    const double best = value_or<double>(c, "best_score", kUnknown);
+    std::printf("  evaluated loss %s", format_loss(value_or<double>(eval, "loss", kUnknown)).c_str());
+    if (classes)
+      std::printf(", top-1 %.2f %%, best %.2f %%", 100 * value_or<double>(eval, "top1", 0), 100 * (1 - best));
+    else
+      std::printf(", best %s", format_loss(best).c_str());
+    const auto name = value_or<std::string>(c, "best", "");
+    std::printf("%s\n", name.empty() ? "" : (" (checkpoint " + name + ")").c_str());
   }
   for (const Json& f : c["files"])
     std::printf("  %-22s %12s%s%s\n", f["name"].get<std::string>().c_str(),

@@ -163,6 +163,8 @@ void inspect_graph(Recipe recipe, const Family& family, Device device, const Gra
   const std::string kind = o.out.extension().string();
   check(kind == ".html" || kind == ".dot" || kind == ".json", "inspect",
         "--out must end in .html, .dot or .json; got \"", o.out.string(), "\"");
+  const bool pictures = recipe.data.pictures();
+  check(!pictures || o.length == 0, "inspect", "--length is for texts; pictures have data.resolution");
   if (o.length > 0) {
     recipe.data.length = o.length;
     const auto context = recipe.model.at("context").get<int64_t>();
@@ -204,7 +206,8 @@ void inspect_graph(Recipe recipe, const Family& family, Device device, const Gra
   s["model"] = recipe.model;
   s["params"] = step.model().params().parameter_count();
   s["batch"] = rows;
-  s["length"] = stage.data.length;
+  s["length"] = pictures ? 1 : stage.data.length;
+  s["rate_unit"] = pictures ? "img/s" : "tok/s";
   s["precision"] = recipe.precision;
   s["recompute"] = recipe.recompute;
   s["device"] = name_of(device);

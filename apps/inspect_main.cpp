@@ -1,5 +1,5 @@
 // inspect: what is inside a model, a run, a training step, the engine.
-#include "apps/gpt_family.h"
+#include "apps/families.h"
 #include "apps/inspect.h"
 #include "apps/program.h"
 
@@ -46,10 +46,10 @@ int main(int argc, char** argv) {
   CLI::App* g = json(recipe(app.add_subcommand(
       "graph", "One training step, really run: modules, shapes, times, FLOPs, bytes, saved tensors")));
   g->add_option("--out", graph.out, "File for the graph: .html, .dot (Graphviz) or .json")->required();
-  g->add_option("--batch", graph.rows, "Sequences; 0: the micro-batch of the recipe")
+  g->add_option("--batch", graph.rows, "Sequences or pictures; 0: the micro-batch of the recipe")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  g->add_option("--length", graph.length, "Tokens of a sequence; 0: of the recipe")
+  g->add_option("--length", graph.length, "Texts: tokens of a sequence; 0: of the recipe")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   g->add_option("--repeats", graph.repeats, "Steps to time; the shortest time of each op counts")
@@ -71,18 +71,20 @@ int main(int argc, char** argv) {
 
   return run_program(app, argc, argv, [&] {
     set_threads(threads);
-    const Family family = gpt_family();
     if (params->parsed()) {
       std::vector<std::string> models;
       for (const std::string& name : names) (name.find('=') == std::string::npos ? models : overrides).push_back(name);
       check(models.size() == 1 || models.size() == 2, "inspect", "expected one or two models; got ", models.size());
       inspect_params(models, overrides, report.json);
     }
-    if (memory->parsed())
+    if (memory->parsed()) {
+      const Family family = family_of_recipe(recipe_path, overrides);
       inspect_memory(load_recipe(recipe_path, overrides, std::nullopt, family), family, limit_mib << 20, report.json);
+    }
     if (ops->parsed()) inspect_ops(report.json);
     if (g->parsed()) {
       graph.json = report.json;
+      const Family family = family_of_recipe(recipe_path, overrides);
       inspect_graph(load_recipe(recipe_path, overrides, std::nullopt, family), family, parse_device(device), graph);
     }
     if (k->parsed()) {

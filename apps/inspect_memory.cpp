@@ -5,6 +5,7 @@
 
 #include "apps/inspect.h"
 #include "engine/autograd/graph.h"
+#include "training/extent.h"
 #include "training/recorders.h"
 
 namespace accrete {
@@ -22,12 +23,15 @@ struct DryStep {
   std::vector<std::pair<std::string, Layer>> layers;  // in the order of the model
 };
 
-// "blocks.3.attn.qkv.weight" -> "blocks.3"; "tokens.weight" -> "tokens"
+// "blocks.3.attn.qkv.weight" -> "blocks.3"; "network.2.5.norm1.bias" -> "network.2.5"; "tokens.weight" -> "tokens"
 std::string layer_of(const std::string& path) {
   const size_t first = path.find('.');
   if (first == std::string::npos) return path;
-  if (path.compare(0, first, "blocks") != 0) return path.substr(0, first);
-  return path.substr(0, path.find('.', first + 1));
+  // A name and the numbers behind it.
+  size_t end = first;
+  while (end != std::string::npos && end + 1 < path.size() && path[end + 1] >= '0' && path[end + 1] <= '9')
+    end = path.find('.', end + 1);
+  return path.substr(0, end);
 }
 
 DryStep dry_step(const Recipe& recipe, const Stage& stage, const Family& family, int64_t rows) {
@@ -83,7 +87,7 @@ Json report(const Recipe& recipe, const Stage& stage, const Family& family, int6
 
   Json j{{"stage", stage.name},
          {"micro_batch", micro},
-         {"length", stage.data.length},
+         {stage.data.pictures() ? "resolution" : "length", extent(stage.data)},
          {"params", d.params},
          {"flops_per_micro_batch", d.flops}};
   j["segments"] = Json::object();
@@ -127,7 +131,7 @@ Json report(const Recipe& recipe, const Stage& stage, const Family& family, int6
   for (const Json& m : j["micro_batches"])
     std::printf("%-14lld %12s   %s\n", static_cast<long long>(m["micro_batch"].get<int64_t>()),
                 human_bytes(m["peak"].get<int64_t>()).c_str(), m["fits"].get<bool>() ? "fits" : "does not fit");
-  if (fits == 0) std::printf("Nothing fits: try recompute=true, a shorter data.length or a smaller model.\n");
+  if (fits == 0) std::printf("Nothing fits: try recompute=true, smaller samples or a smaller model.\n");
   std::printf("\n");
   return j;
 }

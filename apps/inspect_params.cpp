@@ -4,7 +4,7 @@
 #include <iostream>
 #include <map>
 
-#include "apps/gpt_family.h"
+#include "apps/families.h"
 #include "apps/inspect.h"
 #include "models/registry.h"
 
@@ -87,7 +87,7 @@ Json to_json(const ParamEntry& e, const Statistics& s) {
 // Weights of a MODEL, or the fresh ones of a recipe.
 std::unique_ptr<Model> open_weights(const std::string& path, const std::vector<std::string>& overrides) {
   if (path.ends_with(".json") && !path.ends_with(".index.json")) {
-    const Recipe recipe = load_recipe(path, overrides, std::nullopt, gpt_family());
+    const Recipe recipe = load_recipe(path, overrides, std::nullopt, family_of_recipe(path, overrides));
     auto model = make_model(recipe.family, recipe.model, DType::f32, kCpu);
     model->params().initialise(static_cast<uint64_t>(recipe.seed));
     return model;

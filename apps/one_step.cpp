@@ -1,7 +1,6 @@
 #include "apps/one_step.h"
 
 #include "apps/ceilings.h"
-#include "engine/core/random.h"
 
 namespace accrete {
 
@@ -58,21 +57,7 @@ Stage first_stage(const Recipe& recipe) {
 Batch step_batch(const Recipe& recipe, const Stage& stage, const Family& family, int64_t rows) {
   if (!stage.data.path.empty())
     return family.make_source(stage.data, "train", static_cast<uint64_t>(recipe.seed))->get(0, rows);
-  const int64_t T = stage.data.length;
-  const auto vocab = stage.model.at("vocab_size").get<uint64_t>();
-  const SegmentScope segment(Segment::data);
-  Batch batch;
-  batch.inputs = Tensor::empty(Shape{rows, T}, DType::i32);
-  batch.targets = Tensor::empty(Shape{rows, T}, DType::i32);
-  const RandomKey key = random_key(static_cast<uint64_t>(recipe.seed), "step_batch");
-  for (int64_t i = 0; i < rows * T; ++i) {
-    const auto n = static_cast<uint64_t>(i);
-    batch.inputs.ptr<int32_t>()[i] = static_cast<int32_t>(random_below(key, 2 * n, vocab));
-    batch.targets.ptr<int32_t>()[i] = static_cast<int32_t>(random_below(key, 2 * n + 1, vocab));
-  }
-  batch.samples = rows;
-  batch.tokens = rows * T;
-  return batch;
+  return family.random_batch(recipe, stage, rows);
 }
 
 }  // namespace accrete

@@ -124,7 +124,8 @@ std::string memory_advice(const LoopSettings& settings, const Plan& plan) {
   if (!stage) return "";
   const int64_t micro = largest_micro_batch(settings, *stage, memory_limit());
   if (micro == 0)
-    return "; hint: not even batch.micro=1 fits; try recompute=true, a shorter data.length or a smaller model";
+    return "; hint: not even batch.micro=1 fits; try recompute=true, smaller samples (data.length, data.resolution) or "
+           "a smaller model";
   return "; hint: batch.micro=" + std::to_string(micro) + " would fit";
 }
 
@@ -138,18 +139,24 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   settings.recipe = read_recipe(o, family);
   settings.make_model = family.make_model;
   settings.make_source = family.make_source;
+  settings.initial_weights = family.initial_weights ? family.initial_weights(settings.recipe) : nullptr;
   settings.hours = o.hours;
   if (!o.until.empty()) {
     const size_t eq = o.until.find('=');
     const std::string key = o.until.substr(0, eq);
-    check(eq != std::string::npos && (key == "loss" || key == "perplexity"), "options",
-          "--until needs loss=VALUE or perplexity=VALUE; got \"", o.until, "\"");
+    const bool classes = family.task == Task::classes;
+    check(eq != std::string::npos && key == (classes         ? "top1"
+                                             : key == "loss" ? "loss"
+                                                             : "perplexity"),
+          "options", "--until needs ", classes ? "top1=SHARE, like top1=0.93" : "loss=VALUE or perplexity=VALUE",
+          "; got \"", o.until, "\"");
     char* end = nullptr;
     const double value = std::strtod(o.until.c_str() + eq + 1, &end);
-    check(end && *end == 0 && end != o.until.c_str() + eq + 1 && (key == "loss" || value > 0), "options",
-          "--until needs a number after \"=\"; got \"", o.until, "\"");
+    check(
+        end && *end == 0 && end != o.until.c_str() + eq + 1 && (key == "loss" || value > 0) && (!classes || value < 1),
+        "options", "--until needs a number after \"=\"; got \"", o.until, "\"");
     settings.has_until = true;
-    settings.until_loss = key == "loss" ? value : std::log(value);
+    settings.until_score = classes ? 1 - value : key == "loss" ? value : std::log(value);
   }
   if (o.print_config) {
     std::cout << to_json(settings.recipe).dump(2) << "\n";
@@ -190,7 +197,7 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
     const Json state = read_checkpoint_state(from);
     check(state.contains("metrics_position") && state.contains("step") && state.contains("family"), "checkpoint",
           from.string(), ": state.json is not as this program writes it");
-    check(state.at("family") == family.family, "resume", from.string(), " belongs to a model of family ",
+    check(state.at("family") == settings.recipe.family, "resume", from.string(), " belongs to a model of family ",
           state.at("family").dump());
     keep = state.at("metrics_position").get<uint64_t>();
     step = state.at("step").get<int64_t>();
@@ -224,11 +231,10 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   }
   if (o.report.json) {
     const Spent& s = view.state.spent;
-    std::cout << Json{{"reason", view.reason},    {"step", view.state.step}, {"loss", view.eval_loss},
-                      {"tokens", s.tokens},       {"flops", s.flops},        {"seconds", s.seconds},
-                      {"checksum", view.checksum}}
-                     .dump(2)
-              << "\n";
+    Json result{{"reason", view.reason}, {"step", view.state.step}};
+    add_measures(result, view.eval);
+    result.update(Json{{"tokens", s.tokens}, {"flops", s.flops}, {"seconds", s.seconds}, {"checksum", view.checksum}});
+    std::cout << result.dump(2) << "\n";
   }
 }
 
@@ -246,8 +252,10 @@ int run_train_program(int argc, char** argv, const Family& family) {
   app.add_option("--hours", o.hours, "Save and leave after so many hours; 0: no limit")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--until", o.until,
-                 "End the training at an evaluated quality: loss=3.5 or perplexity=33 (default: train to the end)");
+  app.add_option(
+      "--until", o.until,
+      "End the training at an evaluated quality: loss=3.5 or perplexity=33 for texts, top1=0.93 for pictures "
+      "(default: train to the end)");
   app.add_option("--only", o.only,
                  "Train only this part of the plan, sets plan.only: with incubation meta, or the number of a module");
   app.add_option("--seed", o.seed, "Seed of the run (default: of the recipe)")->check(CLI::NonNegativeNumber);

@@ -37,6 +37,15 @@ enum class Event : uint8_t {
   run_end
 };
 
+// Averages of an evaluation.
+struct EvalResult {
+  Task task = Task::tokens;
+  double loss = 0;
+  double top1 = 0, top5 = 0;  // Task::classes: shares of the samples
+  // What a better model has less of: the loss, or the share of wrong classes.
+  double score() const { return task == Task::classes ? 1 - top1 : loss; }
+};
+
 struct RunState {
   int stage = 0;           // index of the present stage
   int64_t step = 0;        // optimizer steps of the whole run so far
@@ -67,19 +76,24 @@ struct LoopView {
   double loss = 0, grad_norm = 0, lr = 0;
   double loss_scale = 0;  // precision f16; where grad_norm is not finite the step was skipped
   double step_seconds = 0, step_flops = 0;
-  double data_wait = 0;     // seconds this step waited for data
-  int64_t allocations = 0;  // calls of the engine to the system allocator since the process began
-  double tokens_per_second = 0;
-  double ceiling = 0;  // measured FLOP/s of matrix products on this machine; 0: not measured
+  double data_wait = 0;          // seconds this step waited for data
+  int64_t allocations = 0;       // calls of the engine to the system allocator since the process began
+  double tokens_per_second = 0;  // pictures: samples
+  double ceiling = 0;            // measured FLOP/s of matrix products on this machine; 0: not measured
   // of the last evaluation
   std::string split;
-  double eval_loss = 0, eval_ema_loss = 0;
+  EvalResult eval, eval_ema;
   bool has_ema = false;
   int64_t peak_memory = 0;  // bytes, of the stage so far
   bool resumed = false;     // this process continued a run
   std::string checksum;     // at run_end
   std::string reason;       // at run_end: "complete", "until", "signal", "hours"
 };
+
+// "loss 4.812  perplexity 122.9" or "loss 1.20  top-1 71.30 %  top-5 90.12 %"
+std::string to_text(const EvalResult& result);
+// The measures as fields of an event: loss, and perplexity or top1 and top5; `prefix` in front of each name.
+void add_measures(Json& event, const EvalResult& result, const std::string& prefix = "");
 
 class Observer {
  public:

@@ -20,7 +20,7 @@ double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::ste
 Loop::Loop(LoopSettings settings, const Plan& plan, std::vector<Observer*> observers)
     : settings_(std::move(settings)), plan_(plan), observers_(std::move(observers)) {
   view_.recipe = &settings_.recipe;
-  best_loss_ = std::numeric_limits<double>::infinity();
+  best_score_ = std::numeric_limits<double>::infinity();
   if (settings_.recipe.precision == "f16") loss_scale_.emplace(settings_.recipe.loss_scale);
 }
 
@@ -152,13 +152,17 @@ StageStart Loop::start_of(const Stage& stage) {
     m->params().initialise(seed);
     return snapshot(m->params());
   };
+  start.pretrained = [this](const Json& model) {
+    check(settings_.initial_weights != nullptr, "plan", "there are no weights to begin with (init.from)");
+    return settings_.initial_weights(model);
+  };
   start.model = [this](const Json& model) { return settings_.make_model(model, compute(), settings_.device); };
   start.collected = [this](int index, int i) { return snapshot_file(settings_.run, index, i); };
   start.score = [this, &stage](const std::string& split, int64_t batches) {
     const auto seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
     const auto source =
         split == settings_.recipe.eval.split ? eval_source_ : settings_.make_source(stage.data, split, seed);
-    return mean_loss(*source, stage.batch.micro_size(), batches, view_.state.spent.flops);
+    return evaluated(*source, stage.batch.micro_size(), batches, view_.state.spent.flops).loss;
   };
   start.note = [this](Json event) { view_.notes.push_back(std::move(event)); };
   return start;
@@ -246,12 +250,13 @@ Outcome Loop::run_stage(const Stage& stage) {
                   model_->params().values());
       }
     bool better = false;
+    if (last) estimate_statistics(stage);
     if (last || (eval_every > 0 && at % eval_every == 0)) {
       evaluate(stage);
-      better = view_.eval_loss < best_loss_;
-      if (better) best_loss_ = view_.eval_loss;
+      better = view_.eval.score() < best_score_;
+      if (better) best_score_ = view_.eval.score();
     }
-    const bool reached = settings_.has_until && evaluated_now_ && view_.eval_loss <= settings_.until_loss;
+    const bool reached = settings_.has_until && evaluated_now_ && view_.eval.score() <= settings_.until_score;
     const bool keep_best = better && recipe.checkpoint.keep_best;
     if (keep_best) best_.clear();
     if (last || stop || reached || keep_best || (save_every > 0 && at % save_every == 0)) {
@@ -270,7 +275,7 @@ void Loop::end_stage(const Stage& stage) {
   result.index = s.stage;
   result.name = stage.name;
   result.model = stage.model;
-  result.loss = view_.eval_loss;
+  result.loss = view_.eval.loss;
   result.steps = s.stage_step;
   result.spent = s.spent - stage_begin_;
   if (stage.elastic) {

@@ -25,8 +25,10 @@ struct LoopSettings {
   Device device;
   ModelFactory make_model;
   SourceFactory make_source;
-  double hours = 0;       // save and leave after so many hours of this process; 0: no limit
-  double until_loss = 0;  // stop when the evaluated loss is at most this
+  // Weights of another model for one with this config (recipe.init); null: there are none to begin with.
+  std::function<Snapshot(const Json& model)> initial_weights;
+  double hours = 0;        // save and leave after so many hours of this process; 0: no limit
+  double until_score = 0;  // stop when the evaluated score (EvalResult) is at most this
   bool has_until = false;
   bool measure_ceiling = true;
   bool record_launches = true;  // replay the launches of a step on devices that can
@@ -72,7 +74,9 @@ class Loop {
   void train_step(const Stage& stage);
   void settle();
   void evaluate(const Stage& stage);
-  double mean_loss(const Source& source, int64_t size, int64_t batches, double& flops, const BlockSet* skip = nullptr);
+  EvalResult evaluated(const Source& source, int64_t size, int64_t batches, double& flops,
+                       const BlockSet* skip = nullptr);
+  void estimate_statistics(const Stage& stage);
   int64_t variant_position(const Stage& stage, const VariantData& variant) const;
   void score_variants(const Stage& stage);
   struct QueuedStep;
@@ -121,7 +125,7 @@ class Loop {
   std::optional<LossScale> loss_scale_;  // precision f16; of the whole run
   int64_t schedule_begin_ = 0;           // step of the schedule at which the stage begins
   double step_flops_ = 0;                // of the method's own arithmetic
-  double best_loss_ = 0;
+  double best_score_ = 0;
   std::string best_;            // checkpoint folder with the best evaluated loss
   bool evaluated_now_ = false;  // at the present step
   Spent stage_begin_;           // what had been spent when the stage began

@@ -9,7 +9,7 @@ namespace accrete {
 Json Loop::checkpoint_state() const {
   const RunState& s = view_.state;
   Json j;
-  j["format"] = 2;
+  j["format"] = 3;
   j["family"] = model_->family();
   j["model"] = model_->config();
   j["stage"] = s.stage;
@@ -24,9 +24,10 @@ Json Loop::checkpoint_state() const {
     j["elastic"] = Json{
         {"scores", s.scores}, {"scorings", s.scorings}, {"seconds", s.variant_seconds}, {"steps", s.variant_steps}};
   // Infinity (nothing evaluated yet) is not JSON.
-  j["best_loss"] = std::isfinite(best_loss_) ? Json(best_loss_) : Json();
+  j["best_score"] = std::isfinite(best_score_) ? Json(best_score_) : Json();
   j["best"] = best_;
-  j["eval_loss"] = view_.eval_loss;
+  j["eval"] = Json::object();
+  add_measures(j["eval"], view_.eval);
   if (!label_.is_null()) j["label"] = label_;
   if (loss_scale_) j["loss_scale"] = loss_scale_->state();
   j["metrics_position"] = metrics_position ? metrics_position() : 0;
@@ -60,9 +61,15 @@ void Loop::restore(const Json& j) {
       s.variant_steps = e.at("steps").get<std::vector<int64_t>>();
     }
     if (loss_scale_) loss_scale_->restore(need("loss_scale"));
-    if (need("best_loss").is_number()) best_loss_ = j["best_loss"].get<double>();
+    if (need("best_score").is_number()) best_score_ = j["best_score"].get<double>();
     best_ = need("best").get<std::string>();
-    view_.eval_loss = need("eval_loss").get<double>();
+    const Json& eval = need("eval");
+    view_.eval.loss = eval.at("loss").get<double>();
+    if (eval.contains("top1")) {
+      view_.eval.task = Task::classes;
+      view_.eval.top1 = eval["top1"].get<double>();
+      view_.eval.top5 = eval.at("top5").get<double>();
+    }
   } catch (const nlohmann::json::exception& e) {
     fail("checkpoint", "state.json is not as this program writes it: ", e.what());
   }

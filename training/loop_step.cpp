@@ -1,4 +1,5 @@
 // The arithmetic of the loop: a training step, an evaluation, the scoring of variants.
+#include <algorithm>
 #include <cmath>
 
 #include "engine/ops/update.h"
@@ -125,8 +126,8 @@ void Loop::settle() {
   std::swap(now, seen);
 }
 
-// Mean loss over the targets of a source; its FLOPs are added to `flops`.
-double Loop::mean_loss(const Source& source, int64_t size, int64_t batches, double& flops, const BlockSet* skip) {
+// Averages over the targets of a source; the FLOPs are added to `flops`.
+EvalResult Loop::evaluated(const Source& source, int64_t size, int64_t batches, double& flops, const BlockSet* skip) {
   Context ctx;
   ctx.plain = settings_.recipe.plain_ops;
   ctx.seed = static_cast<uint64_t>(settings_.recipe.seed);
@@ -136,15 +137,12 @@ double Loop::mean_loss(const Source& source, int64_t size, int64_t batches, doub
   Tape tape;
   const NoGrad quiet;
   const int64_t samples = batches > 0 ? std::min(source.epoch_samples(), batches * size) : source.epoch_samples();
-  for (int64_t first = 0; first < samples; first += size) {
-    const Batch batch = feed(source.get(first, std::min(size, samples - first)));
-    const EvalSums sums = model_->evaluate(batch, ctx);
-    total.loss += sums.loss;
-    total.count += sums.count;
-  }
+  for (int64_t first = 0; first < samples; first += size)
+    total += model_->evaluate(feed(source.get(first, std::min(size, samples - first))), ctx);
   flops += tape.total_flops();
   check(total.count > 0, "eval", "the data that is evaluated has no target");
-  return total.loss / static_cast<double>(total.count);
+  const auto count = static_cast<double>(total.count);
+  return {model_->task(), total.loss / count, total.top1 / count, total.top5 / count};
 }
 
 void Loop::evaluate(const Stage& stage) {
@@ -153,16 +151,38 @@ void Loop::evaluate(const Stage& stage) {
   double& flops = view_.state.spent.eval_flops;
   settle();
   view_.split = eval.split;
-  view_.eval_loss = mean_loss(*eval_source_, size, eval.batches, flops);
+  view_.eval = evaluated(*eval_source_, size, eval.batches, flops);
   const auto ema = stepper_->state().find("ema");
   view_.has_ema = ema != stepper_->state().end();
   if (view_.has_ema) {
     const WithValues averaged(model_->params(), ema->second);
-    view_.eval_ema_loss = mean_loss(*eval_source_, size, eval.batches, flops);
+    view_.eval_ema = evaluated(*eval_source_, size, eval.batches, flops);
   }
   evaluated_now_ = true;
   charge_time();
   emit(Event::eval);
+}
+
+// Running statistics of batch norms for weights that no step has made (an average): the mean over some training batches
+// (twa spec 5). With momentum 1/k in batch k, running values that begin anywhere become that mean.
+void Loop::estimate_statistics(const Stage& stage) {
+  const ParamStore& store = model_->params();
+  const bool any = std::any_of(store.entries().begin(), store.entries().end(), [](const auto& e) { return e.buffer; });
+  if (stage.statistics_batches <= 0 || !any) return;
+  settle();
+  Context ctx = context(stage, true);
+  ctx.recompute = false;
+  Tape tape;
+  {
+    const NoGrad quiet;
+    const int64_t rows = stage.batch.micro_size();
+    for (int64_t k = 0; k < stage.statistics_batches; ++k) {
+      ctx.norm_momentum = 1.0f / static_cast<float>(k + 1);
+      model_->loss((*feed_)(source_->get(k * rows, rows)), ctx);
+    }
+  }
+  view_.state.spent.flops += tape.total_flops();
+  charge_time();
 }
 
 // All variants on the same training batches, with the weights of the running average that the stage names. What this
@@ -175,7 +195,7 @@ void Loop::score_variants(const Stage& stage) {
   if (!elastic.score_average.empty()) averaged.emplace(model_->params(), stepper_->state().at(elastic.score_average));
   for (size_t i = 0; i < variants_.size(); ++i) {
     const VariantData& v = variants_[i];
-    s.scores[i] += mean_loss(*v.source, v.batch.micro_size(), elastic.score_batches, s.spent.flops, &v.skip);
+    s.scores[i] += evaluated(*v.source, v.batch.micro_size(), elastic.score_batches, s.spent.flops, &v.skip).loss;
   }
   ++s.scorings;
   charge_time();

@@ -102,8 +102,13 @@ Stage stage_of(const Recipe& recipe, std::string name) {
   stage.schedule = recipe.schedule;
   stage.duration = stage.whole = recipe.duration;
   stage.base_seed = recipe.seed;
-  stage.initialise = begin_at_random;
-  stage.initialised_at_random = true;
+  stage.initialise = recipe.init.from.empty() ? begin_at_random : begin_pretrained;
+  stage.initialised_at_random = recipe.init.from.empty();
+  // The rows of the output layer are classes (or tokens); those of a norm before it are channels.
+  if (recipe.init.trains == "head")
+    stage.trainable = [](const ParamEntry& e) {
+      return e.last && !e.axes.empty() && (e.axes[0].role == Role::none || e.axes[0].role == Role::vocab);
+    };
   return stage;
 }
 
@@ -139,6 +144,12 @@ Stage part_of(const Stage& whole, int number, std::string name) {
 
 void begin_at_random(StageStart& start) {
   start.store.initialise(start.seed);
+  if (start.optimizer) start.optimizer->reset_averages();
+}
+
+void begin_pretrained(StageStart& start) {
+  if (!start.network) return;
+  restore(start.store, start.pretrained(start.network->config()));
   if (start.optimizer) start.optimizer->reset_averages();
 }
 

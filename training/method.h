@@ -37,9 +37,10 @@ std::string share_of(const std::string& duration, const std::string& of, const s
 // the stage begins; a stage with a seed of its own gives each part one.
 Stage part_of(const Stage& whole, int number, std::string name);
 
-// Initialisers: random values from the seed; the weights of the stage before; the same with its running averages and
-// moments, as if it had not ended.
+// Initialisers: random values from the seed; weights of another model (recipe.init); the weights of the stage before;
+// the same with its running averages and moments, as if it had not ended.
 void begin_at_random(StageStart& start);
+void begin_pretrained(StageStart& start);
 void continue_weights(StageStart& start);
 void continue_all(StageStart& start);
 

@@ -10,6 +10,7 @@ namespace accrete {
 Optimizer::Optimizer(const OptimConfig& config, ParamStore& store, const std::map<std::string, double>& averages)
     : config_(config), store_(store), decays_(averages), steps_(store.entries().size(), 0.0), norm_(store.device()) {
   if (!store.grads().defined()) store.zero_grads();
+  lr_scales_ = layer_scales();
   ranges_ = make_ranges({});
   const SegmentScope segment(Segment::optimizer);
   const Shape flat{store.flat_count()};
@@ -40,15 +41,29 @@ std::vector<Optimizer::Range> Optimizer::make_ranges(const BlockSet& skip) const
     const bool matrix = config_.name == "muon" && e.shape.rank() == 2 && e.block >= 0;
     if (!single && !ranges.empty()) {
       Range& last = ranges.back();
-      const bool equal = last.decay == e.decay && steps_[static_cast<size_t>(last.entry)] == steps_[i];
+      const bool equal = last.decay == e.decay && last.lr_scale == lr_scales_[i] &&
+                         steps_[static_cast<size_t>(last.entry)] == steps_[i];
       if (last.begin + last.count == e.offset && equal) {
         last.count = end - last.begin;
         continue;
       }
     }
-    ranges.push_back({e.offset, single ? e.count() : end - e.offset, e.decay, matrix, static_cast<int>(i)});
+    ranges.push_back(
+        {e.offset, single ? e.count() : end - e.offset, e.decay, matrix, lr_scales_[i], static_cast<int>(i)});
   }
   return ranges;
+}
+
+std::vector<float> Optimizer::layer_scales() const {
+  const auto& entries = store_.entries();
+  int blocks = 0;
+  for (const ParamEntry& e : entries) blocks = std::max(blocks, e.number + 1);
+  std::vector<float> scales;
+  for (const ParamEntry& e : entries) {
+    const int layer = e.block >= 0 ? e.number + 1 : e.last ? blocks + 1 : 0;
+    scales.push_back(static_cast<float>(std::pow(config_.layer_decay, blocks + 1 - layer)));
+  }
+  return scales;
 }
 
 std::map<std::string, std::vector<double>> Optimizer::numbers() const { return {{"steps", steps_}}; }
@@ -80,12 +95,13 @@ void Optimizer::step(double lr, const BlockSet& skip) {
   if (uneven) ranges_ = make_ranges(skip);
   even_ = skip.groups.empty();
   for (const Range& r : ranges_) {
+    const double mine = lr * static_cast<double>(r.lr_scale);
     if (config_.name == "lamb")
-      step_lamb(r, lr);
+      step_lamb(r, mine);
     else if (r.matrix)
-      step_muon(r, lr);
+      step_muon(r, mine);
     else
-      step_elementwise(r, lr);
+      step_elementwise(r, mine);
   }
   for (const auto& [name, decay] : decays_)
     update::ema(state_.at(name), store_.values(), norm_.factor(), static_cast<float>(decay));

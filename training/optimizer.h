@@ -30,6 +30,7 @@ struct OptimConfig {
   bool trust_all = false;
   double clip = 1.0;
   double ema = 0;
+  double layer_decay = 1;
 
   template <class V>
   void fields(V& v) {
@@ -50,6 +51,9 @@ struct OptimConfig {
     v("clip", clip, "largest global gradient norm; 0: no clipping", at_least(0));
     v("ema", ema, "decay of an exponential moving average of the weights, evaluated beside them; 0: none", at_least(0),
       at_most(0.9999999));
+    v("layer_decay", layer_decay,
+      "learning rate of a block as a share of that of the block above (fine-tuning: 0.65 to 0.75); 1: all alike",
+      above(0), at_most(1));
   }
 };
 
@@ -82,6 +86,7 @@ class Optimizer : public Stepper {
     int64_t begin = 0, count = 0;
     bool decay = false;
     bool matrix = false;  // muon: orthogonalised
+    float lr_scale = 1;   // of layer_decay
     int entry = 0;        // first entry of the range
   };
   // Ranges of the parameters that step together, without those of skipped blocks.
@@ -99,11 +104,15 @@ class Optimizer : public Stepper {
   void step_lamb(const Range& r, double lr);
   void step_muon(const Range& r, double lr);
 
+  // decay^(L + 1 - k) with k = 0 before the blocks, i + 1 in block i of L, L + 1 behind them (arXiv 2111.06377).
+  std::vector<float> layer_scales() const;
+
   OptimConfig config_;
   ParamStore& store_;
   std::map<std::string, double> decays_;  // of the averages
   std::vector<Range> ranges_;             // without skipped blocks
   std::vector<double> steps_;             // of each entry so far
+  std::vector<float> lr_scales_;          // of each entry
   std::map<std::string, Tensor> state_;
   bool even_ = true;  // the ranges are those of no skipped block
   GradientNorm norm_;

@@ -101,6 +101,7 @@ std::string progress_line(const ProgressState& s) {
   if (known(s.lr)) line += "  lr " + format_rate(s.lr);
   if (known(s.step_seconds)) line += "  " + format_milliseconds(s.step_seconds);
   if (known(s.peak_share)) line += text("  %.0f%% peak", s.peak_share * 100);
+  if (known(s.data_share) && s.data_share >= 0.01) line += text("  data %.0f%%", s.data_share * 100);
   if (known(s.rate)) line += "  " + format_count(s.rate) + " " + s.rate_unit;
   if (known(s.eta_seconds)) line += "  eta " + format_duration(s.eta_seconds);
   return line;

@@ -35,6 +35,7 @@ struct ProgressState {
   double loss = kUnknown, grad_norm = kUnknown, lr = kUnknown;
   double step_seconds = kUnknown;
   double peak_share = kUnknown;  // achieved FLOP/s over the measured ceiling, 0..1
+  double data_share = kUnknown;  // of the step that was spent waiting for data, 0..1; shown from 1 % on
   double rate = kUnknown;
   std::string rate_unit = "tok/s";
   double eta_seconds = kUnknown;

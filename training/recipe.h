@@ -4,25 +4,42 @@
 
 #include <string>
 
+#include "data/image_config.h"
 #include "engine/core/config.h"
+#include "engine/nn/distill.h"
 #include "training/loss_scale.h"
 #include "training/optimizer.h"
 #include "training/schedule.h"
 
 namespace accrete {
 
+// `length` belongs to texts; resolution, crop_resolution, images and augment to pictures. A family refuses what is not
+// for its data.
 struct DataConfig {
   std::string path;
   int64_t length = 256;
+  int64_t resolution = 0, crop_resolution = 0;
+  ImageConfig images;
+  AugmentConfig augment;
   std::string sampling = "shuffled";
   int64_t loader_threads = 1;
   double holdout = 0;
 
+  bool pictures() const { return resolution > 0; }
+
   template <class V>
   void fields(V& v) {
-    v("path", path, "folder made by `prepare`, or token files of nanoGPT or llm.c");
-    v("length", length, "tokens of a training sequence", between(1, 1 << 24));
-    v("sampling", sampling, "order of training windows", one_of("shuffled", "random", "sequential"));
+    v("path", path,
+      "text: folder made by `prepare text`, or token files of nanoGPT or llm.c. Pictures: class folders "
+      "(train/CLASS/*, "
+      "val/CLASS/*), shards made by `prepare images`, CIFAR binaries, IDX files");
+    v("length", length, "text: tokens of a training sequence", between(1, 1 << 24));
+    v("resolution", resolution, "pictures: their side in pixels; 0: the model's image_size", between(0, 1 << 14));
+    v("crop_resolution", crop_resolution,
+      "pictures: side of the crops, which the model resizes to `resolution`; 0: as resolution", between(0, 1 << 14));
+    v("images", images, "pictures: how they are read, and the evaluation");
+    v("augment", augment, "pictures: augmentation of the training split");
+    v("sampling", sampling, "order of training samples", one_of("shuffled", "random", "sequential"));
     v("loader_threads", loader_threads, "threads that prepare batches ahead; 0: none", between(0, 256));
     v("holdout", holdout, "share of the training data, its end, kept out of training: the split \"held_out\"",
       between(0, 0.5));
@@ -70,9 +87,27 @@ struct CheckpointConfig {
   }
 };
 
+// Weights to begin with, instead of random ones.
+struct InitConfig {
+  std::string from;
+  bool reset_head = false;
+  std::string trains = "all";
+
+  template <class V>
+  void fields(V& v) {
+    v("from", from,
+      "model whose weights the training begins with: run folder, checkpoint or model folder; empty: random. Positions "
+      "are resampled for another image_size");
+    v("reset_head", reset_head, "draw the output layer anew, as for other classes");
+    v("trains", trains, "all parameters, or the output layer alone (linear probe)", one_of("all", "head"));
+  }
+};
+
 struct Recipe {
   std::string family = "gpt";
   Json model = Json::object();
+  InitConfig init;
+  DistillConfig distill;
   DataConfig data;
   BatchConfig batch;
   OptimConfig optim;
@@ -89,9 +124,13 @@ struct Recipe {
 
   template <class V>
   void fields(V& v) {
-    v("family", family, "model family", one_of("gpt"));
+    v("family", family, "model family", one_of("gpt", "vit", "volo"));
     v("model", model,
-      "model settings; \"preset\" starts from a published size (gpt2, gpt2-medium, gpt2-large, gpt2-xl)");
+      "model settings; \"preset\" starts from a published size (gpt2, gpt2-medium, gpt2-large, gpt2-xl; vit-tiny, "
+      "vit-small, vit-base, vit-large, vit-huge; deit-tiny, deit-small, deit-base, each also -distilled; deit3-small, "
+      "deit3-medium, deit3-base, deit3-large, deit3-huge; volo-d1 to volo-d5)");
+    v("init", init, "weights to begin with");
+    v("distill", distill, "pictures: a teacher");
     v("data", data, "training data");
     v("batch", batch, "batch sizes");
     v("optim", optim, "optimizer");

@@ -48,11 +48,32 @@ std::string note_text(const Json& note) {
   return text;
 }
 
+std::string to_text(const EvalResult& r) {
+  std::string text = "loss " + format_loss(r.loss);
+  if (r.task != Task::classes) return text + "  perplexity " + format_loss(std::exp(r.loss));
+  char shares[64];
+  std::snprintf(shares, sizeof shares, "  top-1 %.2f %%  top-5 %.2f %%", 100 * r.top1, 100 * r.top5);
+  return text + shares;
+}
+
+void add_measures(Json& j, const EvalResult& r, const std::string& prefix) {
+  j[prefix + "loss"] = r.loss;
+  if (r.task == Task::classes) {
+    j[prefix + "top1"] = r.top1;
+    j[prefix + "top5"] = r.top5;
+  } else {
+    j[prefix + "perplexity"] = std::exp(r.loss);
+  }
+}
+
 std::string stage_note(const Stage& stage) {
   std::ostringstream text;
   if (stage.model.contains("depth")) text << stage.model["depth"].dump() << " blocks, ";
   if (stage.model.contains("embed_dim")) text << "width " << stage.model["embed_dim"].dump() << ", ";
-  text << "length " << stage.data.length;
+  if (stage.data.pictures())
+    text << stage.data.resolution << " px";
+  else
+    text << "length " << stage.data.length;
   return text.str();
 }
 
@@ -86,7 +107,10 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["name"] = view.stage->name;
       j["steps"] = view.stage_steps;
       j["model"] = view.model->config();
-      j["length"] = view.stage->data.length;
+      if (view.stage->data.pictures())
+        j["resolution"] = view.stage->data.resolution;
+      else
+        j["length"] = view.stage->data.length;
       j["params"] = view.model->params().parameter_count();
       j["trainable"] = view.model->params().trainable_count();
       add_cost(j, view);
@@ -112,9 +136,8 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["step"] = view.state.step;
       j["stage"] = view.state.stage;
       j["split"] = view.split;
-      j["loss"] = view.eval_loss;
-      j["perplexity"] = std::exp(view.eval_loss);
-      if (view.has_ema) j["ema_loss"] = view.eval_ema_loss;
+      add_measures(j, view.eval);
+      if (view.has_ema) add_measures(j, view.eval_ema, "ema_");
       add_cost(j, view);
       write(j);
       break;
@@ -125,7 +148,7 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["stage"] = view.state.stage;
       j["name"] = view.stage->name;
       j["steps"] = view.state.stage_step;
-      j["loss"] = view.eval_loss;
+      add_measures(j, view.eval);
       j["peak_memory"] = view.peak_memory;
       add_cost(j, view);
       write(j);
@@ -135,8 +158,7 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["step"] = view.state.step;
       j["reason"] = view.reason;
       j["split"] = view.split;
-      j["loss"] = view.eval_loss;
-      j["perplexity"] = std::exp(view.eval_loss);
+      add_measures(j, view.eval);
       j["checksum"] = view.checksum;
       j["peak_memory"] = view.peak_memory;
       add_cost(j, view);
@@ -165,7 +187,7 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
       progress_.print(text.str());
       if (view.state.stage_step == 0)
         for (const Json& note : view.notes) progress_.print("  " + note_text(note));
-      smooth_seconds_ = 0;
+      smooth_seconds_ = waited_ = 0;
       break;
     }
     case Event::stage_end:
@@ -187,6 +209,9 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
       // Above 1 the ceiling was measured beside other work and says nothing: left out.
       if (view.ceiling > 0) s.peak_share = view.step_flops / smooth_seconds_ / view.ceiling;
       if (s.peak_share > 1) s.peak_share = kUnknown;
+      if (view.stage->data.pictures()) s.rate_unit = "img/s";
+      waited_ = smooth_seconds_ > 0 ? 0.9 * waited_ + 0.1 * view.data_wait : view.data_wait;
+      s.data_share = waited_ / smooth_seconds_;
       s.rate = view.tokens_per_second * view.step_seconds / smooth_seconds_;
       s.eta_seconds = smooth_seconds_ * static_cast<double>(view.stage_steps - view.state.stage_step);
       progress_.update(s, steady_seconds());
@@ -194,19 +219,18 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
     }
     case Event::eval: {
       std::ostringstream text;
-      text << "step " << view.state.step << "  " << view.split << " loss " << format_loss(view.eval_loss)
-           << "  perplexity " << format_loss(std::exp(view.eval_loss));
-      if (view.has_ema) text << "  (averaged weights: loss " << format_loss(view.eval_ema_loss) << ")";
+      text << "step " << view.state.step << "  " << view.split << " " << to_text(view.eval);
+      if (view.has_ema) text << "  (averaged weights: " << to_text(view.eval_ema) << ")";
       progress_.print(text.str());
       break;
     }
     case Event::run_end: {
       const Spent& s = view.state.spent;
       std::ostringstream text;
-      text << "done: " << view.state.step << " steps, " << format_count(static_cast<double>(s.tokens)) << " tokens, "
-           << format_flops(s.flops) << ", " << format_duration(s.seconds) << ", peak memory "
-           << human_bytes(view.peak_memory) << "; " << view.split << " loss " << format_loss(view.eval_loss)
-           << ", perplexity " << format_loss(std::exp(view.eval_loss));
+      text << "done: " << view.state.step << " steps, " << format_count(static_cast<double>(s.tokens))
+           << (view.eval.task == Task::classes ? " pictures, " : " tokens, ") << format_flops(s.flops) << ", "
+           << format_duration(s.seconds) << ", peak memory " << human_bytes(view.peak_memory) << "; " << view.split
+           << " " << to_text(view.eval);
       progress_.finish();
       progress_.print(text.str());
       break;

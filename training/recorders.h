@@ -39,6 +39,7 @@ class ProgressRecorder : public Observer {
   std::ofstream log_;
   Progress progress_;
   double smooth_seconds_ = 0;  // of a step, for a steady estimate of the remaining time
+  double waited_ = 0;          // for data, in such a step
 };
 
 // One line about what a plan decided: "growth: from 4, to 8, ...".

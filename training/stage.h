@@ -69,6 +69,7 @@ struct StageStart {
   std::function<Snapshot(int stage)> earlier;                        // end of a stage that was kept (Stage::keep)
   std::function<Snapshot(const std::filesystem::path&)> external;    // weights of another run or checkpoint
   std::function<Snapshot(const Json& model)> fresh;                  // drawn from the run's seed
+  std::function<Snapshot(const Json& model)> pretrained;             // of recipe.init.from, for this model
   std::function<std::unique_ptr<Model>(const Json& model)> model;    // for objectives that need a second network
   std::function<std::filesystem::path(int stage, int i)> collected;  // snapshot i of a stage with Stage::collect
   // Mean loss of the store's present weights on a split; its FLOPs are charged as training.
@@ -144,8 +145,10 @@ struct Stage {
   std::map<std::string, std::string> average_times;
   bool keep = false;            // later stages need the final weights
   bool evaluate_first = false;  // before the first step
-  Spent charged;                // spent elsewhere for this stage
-  std::vector<Json> notes;      // what the plan decided for this stage, and why: events of metrics.jsonl
+  // Models with running statistics: training batches from which they are estimated anew at the end; 0: they stay.
+  int64_t statistics_batches = 0;
+  Spent charged;            // spent elsewhere for this stage
+  std::vector<Json> notes;  // what the plan decided for this stage, and why: events of metrics.jsonl
   std::optional<Collect> collect;
   std::optional<Elastic> elastic;
   std::optional<Scoring> scoring;

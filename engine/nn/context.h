@@ -35,6 +35,7 @@ struct Context {
   uint64_t step = 0;                    // optimizer step: with the sample index, the address of all random numbers
   const uint64_t* live_step = nullptr;  // device memory that holds `step` for recorded launches (RandomKey::live_step)
   const BlockSet* skip = nullptr;       // blocks that are left out: their input goes on unchanged
+  float norm_momentum = -1;             // of the running statistics of batch norms; negative: the layer's own
   int64_t first_sample = 0;             // index of the first sample of this batch within the optimizer step
 
   bool skips(std::string_view group, int block) const { return skip && skip->contains(group, block); }

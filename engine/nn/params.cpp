@@ -40,8 +40,15 @@ int ParamStore::declare(ParamEntry entry) {
   check(find(entry.name) < 0, "params", "\"", entry.name, "\" declared twice");
   check(static_cast<int>(entry.axes.size()) == entry.shape.rank(), "params", "\"", entry.name, "\" of shape ",
         entry.shape, " names ", entry.axes.size(), " axis roles");
+  entry.number = -1;
+  if (entry.block >= 0)
+    for (auto e = entries_.rbegin(); e != entries_.rend() && entry.number < 0; ++e)
+      if (e->number >= 0) entry.number = e->number + (e->group != entry.group || e->block != entry.block);
+  if (entry.block >= 0 && entry.number < 0) entry.number = 0;
   if (entry.block < 0)
     for (const ParamEntry& e : entries_) entry.last = entry.last || e.block >= 0;
+  else
+    for (ParamEntry& e : entries_) e.last = false;  // between groups of blocks: not the end
   entry.offset = flat_count_;
   flat_count_ += (entry.count() + kPadding - 1) / kPadding * kPadding;
   entries_.push_back(std::move(entry));

@@ -60,7 +60,8 @@ struct ParamEntry {
   Init init;
   std::string group;  // list of alike residual blocks it belongs to ("blocks"); empty: before or after them
   int block = -1;     // index of its block in the group; -1: none
-  bool last = false;  // outside of blocks and declared after one: part of the model's end (final norm, output matrix)
+  int number = -1;    // of its block, counted through all groups of the model in the order of declaration
+  bool last = false;  // outside of blocks and declared after all: part of the model's end (final norm, output matrix)
   int stage = 0;      // index of the resolution stage of the model (VOLO); 0 for all others
   Marks marks;
   bool decay = true;  // takes part in weight decay

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "training/depth_split.h"
 #include "training/extent.h"
 #include "training/trainers/autoprog_begin.h"
 
@@ -57,14 +58,16 @@ Autoprog::Autoprog(const Json& plan, const Stage& stage) : whole_(stage) {
   from_json(config_, plan, "plan");
   check(!stage.objective && !stage.stepper, "plan", "autoprog trains networks of several sizes; the stage \"",
         stage.name, "\" has an objective or a step of its own, which is for one size");
-  check(stage.model.contains("depth") && stage.model["depth"].is_number_integer(), "plan",
-        "autoprog grows models whose depth is one number; got depth ",
-        stage.model.contains("depth") ? stage.model["depth"].dump() : "absent");
-  depth_ = stage.model["depth"].get<int64_t>();
+  depths_ = group_depths(stage.model);
+  depth_ = total_depth(stage.model);
+  split_depth(depths_, depth_);  // refuses groups that cannot grow
   if (whole_.last_block < 0) whole_.last_block = depth_;
   grows_ = whole_.last_block - whole_.first_block;
   check(whole_.first_block >= 0 && grows_ >= 1 && whole_.last_block <= depth_, "plan",
         "autoprog: there is no block that may grow");
+  check(depths_.size() == 1 || (grows_ == depth_ && !stage.trainable && stage.initialised_at_random), "plan",
+        "autoprog grows a network with several groups of blocks as a whole, from random weights; the stage \"",
+        stage.name, "\" trains a part of it or begins with weights");
   set_sizes();
   set_starts();
   for (int k = 0; k < config_.stages; ++k) {
@@ -76,7 +79,19 @@ Autoprog::Autoprog(const Json& plan, const Stage& stage) : whole_(stage) {
 // Blocks and extent of every stage.
 void Autoprog::set_sizes() {
   const auto stages = static_cast<int>(config_.stages);
-  const int64_t full = extent(whole_.data), multiple = config_.length_multiple;
+  const bool pictures = whole_.data.pictures();
+  const AutoprogConfig none;
+  check(pictures
+            ? config_.length_scale == 1 && config_.lengths.empty() && config_.length_multiple == none.length_multiple
+            : config_.resolution_scale == 1 && config_.resolutions.empty() &&
+                  config_.resolution_multiple == none.resolution_multiple,
+        "config",
+        pictures ? "\"plan.length_*\" is for texts; expected plan.resolution_scale or plan.resolutions"
+                 : "\"plan.resolution*\" is for pictures; expected plan.length_scale or plan.lengths");
+  const double scale = pictures ? config_.resolution_scale : config_.length_scale;
+  const std::vector<int64_t>& extents = pictures ? config_.resolutions : config_.lengths;
+  const int64_t full = extent(whole_.data), multiple = pictures ? config_.resolution_multiple : config_.length_multiple;
+  const std::string key = pictures ? "resolution" : "length";
   const auto listed = [&](const std::vector<int64_t>& list, int64_t end, const char* key, const char* end_words) {
     if (list.empty()) return;
     check(static_cast<int64_t>(list.size()) == stages, "config", "\"", key, "\" has ", list.size(),
@@ -86,10 +101,10 @@ void Autoprog::set_sizes() {
           end_words, " ", end);
   };
   listed(config_.depths, grows_, "plan.depths", "blocks:");
-  listed(config_.lengths, full, "plan.lengths", "data.length:");
-  check(!config_.lengths.empty() || config_.length_scale == 1 || (full % multiple == 0 && full > multiple), "config",
-        "\"plan.length_scale\" is below 1, but data.length (", full, ") has no shorter length in multiples of ",
-        multiple, "; expected plan.length_multiple to divide it, or plan.lengths");
+  listed(extents, full, ("plan." + key + "s").c_str(), ("data." + key + ":").c_str());
+  check(!extents.empty() || scale == 1 || (full % multiple == 0 && full > multiple), "config", "\"plan.", key,
+        "_scale\" is below 1, but data.", key, " (", full, ") has no smaller one in multiples of ", multiple,
+        "; expected plan.", key, "_multiple to divide it, or plan.", key, "s");
   for (int k = 0; k < stages; ++k) {
     const auto i = static_cast<size_t>(k);
     GrowthSize size{grows_, full};
@@ -98,17 +113,16 @@ void Autoprog::set_sizes() {
     else if (k + 1 < stages)
       size.blocks =
           std::min(grows_, make_divisible(staged(static_cast<double>(grows_), config_.depth_scale, k, stages), 1));
-    if (!config_.lengths.empty())
-      size.extent = config_.lengths[i];
-    else if (config_.length_scale < 1 && k + 1 < stages)
-      size.extent =
-          std::min(full, make_divisible(staged(static_cast<double>(full), config_.length_scale, k, stages), multiple));
+    if (!extents.empty())
+      size.extent = extents[i];
+    else if (scale < 1 && k + 1 < stages)
+      size.extent = std::min(full, make_divisible(staged(static_cast<double>(full), scale, k, stages), multiple));
     sizes_.push_back(size);
   }
   if (!config_.search) return;
   check(stages >= 2 && sizes_.front() != sizes_.back(), "config",
         "\"plan.search\": nothing to choose from: every stage has ", title(sizes_.back()),
-        "; expected at least 2 stages, and depth_scale or length_scale below 1");
+        "; expected at least 2 stages, and depth_scale or ", key, "_scale below 1");
   check(sizes_.back().blocks <= 2 * sizes_.front().blocks, "config", "\"plan.search\": one supernet cannot hold ",
         sizes_.front().blocks, " and ", sizes_.back().blocks, " blocks, more than a factor of 2; expected at least ",
         (sizes_.back().blocks + 1) / 2, " in the first stage, or no search");
@@ -178,9 +192,18 @@ Autoprog::Choices Autoprog::choices(int k, const std::optional<GrowthSize>& at) 
   return c;
 }
 
-std::vector<int> Autoprog::active(const Choices& c, int64_t blocks) const {
-  return active_blocks(static_cast<int>(blocks), static_cast<int>(c.base), static_cast<int>(c.max),
-                       map_mode_of(config_.map));
+std::vector<int64_t> Autoprog::split(int64_t blocks) const {
+  return depths_.size() == 1 ? std::vector<int64_t>{blocks} : split_depth(depths_, blocks);
+}
+
+std::vector<ActiveBlocks> Autoprog::active(const Choices& c, int64_t blocks) const {
+  const auto mine = split(blocks), base = split(c.base), max = split(c.max);
+  std::vector<ActiveBlocks> groups;
+  for (size_t g = 0; g < mine.size(); ++g)
+    groups.push_back({whole_.first_block, max[g],
+                      active_blocks(static_cast<int>(mine[g]), static_cast<int>(base[g]), static_cast<int>(max[g]),
+                                    map_mode_of(config_.map))});
+  return groups;
 }
 
 Selection Autoprog::decide(const Choices& c, const StageResult& searched, double w) const {
@@ -202,7 +225,9 @@ Selection Autoprog::decide(const Choices& c, const StageResult& searched, double
 // A stage of the training of `size` over a span of the whole.
 Stage Autoprog::make(int number, std::string name, int k, const GrowthSize& size, Span span) const {
   Stage stage = part_of(whole_, number, std::move(name));
-  if (size.blocks != grows_) stage.model["depth"] = depth_ - grows_ + size.blocks;
+  if (size.blocks != grows_)
+    stage.model = with_group_depths(
+        stage.model, depths_.size() == 1 ? std::vector<int64_t>{depth_ - grows_ + size.blocks} : split(size.blocks));
   stage.last_block = stage.first_block + size.blocks;
   set_extent(stage.data, stage.batch, size.extent);
   regulate(stage, k);
@@ -230,20 +255,32 @@ void Autoprog::begin(Stage& stage, const std::optional<GrowthSize>& from, const 
   }
   if (*from == to) return;  // goes on
   Json note{{"event", "growth"}};
-  if (from->extent != to.extent) note["length"] = std::to_string(from->extent) + " -> " + std::to_string(to.extent);
+  if (from->extent != to.extent)
+    note[whole_.data.pictures() ? "resolution" : "length"] =
+        std::to_string(from->extent) + " -> " + std::to_string(to.extent);
   if (from->blocks != to.blocks) {
-    Growth growth;
-    growth.first = static_cast<int>(whole_.first_block);
-    growth.from = static_cast<int>(from->blocks);
-    growth.to = static_cast<int>(to.blocks);
-    growth.how = grow_operator_of(config_.grow);
-    growth.map = map_mode_of(config_.map);
-    growth.moments = opt_state_of(config_.moments);
-    stage.initialise = begin_grown(growth);
+    std::vector<Growth> growths;
+    const auto less = split(from->blocks), more = split(to.blocks);
+    Json added = Json::array();
+    for (size_t g = 0; g < less.size(); ++g) {
+      Growth growth;
+      growth.first = static_cast<int>(whole_.first_block);
+      growth.from = static_cast<int>(less[g]);
+      growth.to = static_cast<int>(more[g]);
+      growth.how = grow_operator_of(config_.grow);
+      growth.map = map_mode_of(config_.map);
+      growth.moments = opt_state_of(config_.moments);
+      if (less.size() == 1)
+        added = grown_blocks(growth);
+      else
+        added.push_back(grown_blocks(growth));
+      growths.push_back(growth);
+    }
+    stage.initialise = begin_grown(growths);
     note["blocks"] = std::to_string(from->blocks) + " -> " + std::to_string(to.blocks);
     note["by"] = config_.grow;
     note["map"] = config_.map;
-    note["new"] = grown_blocks(growth);
+    note["new"] = added;
     note["moments"] = config_.moments;
   }
   stage.notes.push_back(note);
@@ -268,9 +305,13 @@ Stage Autoprog::searching(int number, int k, const std::optional<GrowthSize>& at
     Variant& v = elastic.variants.emplace_back();
     v.name = title(size);
     v.extent = size.extent;
-    const std::vector<int> runs = active(c, size.blocks);
-    for (int64_t i = 0; i < c.max; ++i)
-      if (!std::binary_search(runs.begin(), runs.end(), static_cast<int>(i))) v.skip.push_back(whole_.first_block + i);
+    int64_t first = whole_.first_block;
+    for (const ActiveBlocks& group : active(c, size.blocks)) {
+      for (int64_t i = 0; i < group.count; ++i)
+        if (!std::binary_search(group.active.begin(), group.active.end(), static_cast<int>(i)))
+          v.skip.push_back(first + i);
+      first += group.count;
+    }
   }
   stage.elastic = std::move(elastic);
   return stage;
@@ -312,8 +353,8 @@ std::optional<Part> Autoprog::part(int number, Results before) const {
     if (++n == number) {
       span.from += search_;
       Part part{make(number, known ? name : name + " (if as scheduled)", k, size, span), config_.plan};
-      part.stage.initialise = begin_extracted({whole_.first_block, c.max}, active(c, size.blocks),
-                                              opt_state_of(config_.moments), config_.search->recycle == "ema");
+      part.stage.initialise =
+          begin_extracted(active(c, size.blocks), opt_state_of(config_.moments), config_.search->recycle == "ema");
       part.stage.notes.push_back(choice_note(size, chosen, known ? searched.found["variants"] : Json::array()));
       return part;
     }

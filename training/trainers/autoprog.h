@@ -1,9 +1,10 @@
 // AutoProg (Li et al. 2022, arXiv 2203.14509): progressive training. One training is cut into stages; the network
-// begins shallow and on short samples and grows to its full size, so that early steps cost a part of a full one. Either
-// the sizes follow a schedule, or at the beginning of each stage an elastic supernet that holds several candidates is
-// trained for a few steps and the size with the best loss for its cost goes on with the weights it has there.
+// begins shallow and on small samples (short texts, small pictures) and grows to its full size, so that early steps
+// cost a part of a full one. Either the sizes follow a schedule, or at the beginning of each stage an elastic supernet
+// that holds several candidates is trained for a few steps and the size with the best loss for its cost goes on with
+// the weights it has there.
 //
-//   stage k of K, t = (k - 1) / (K - 1):   blocks and length = full (s + (1 - s) t), rounded;  the last stage is full
+//   stage k of K, t = (k - 1) / (K - 1):   blocks and extent = full (s + (1 - s) t), rounded;  the last stage is full
 //   growth:                                new weights = map of a running average of the old (training/growth_ops.h)
 //
 // The learning-rate schedule runs on through all stages.
@@ -58,6 +59,9 @@ struct AutoprogConfig {
   double length_scale = 1.0;
   std::vector<int64_t> lengths;
   int64_t length_multiple = 64;
+  double resolution_scale = 1.0;
+  std::vector<int64_t> resolutions;
+  int64_t resolution_multiple = 32;
   std::string grow = "mogrow";
   std::string map = "top";
   std::string moments = "map";
@@ -78,6 +82,12 @@ struct AutoprogConfig {
       at_most(1));
     v("lengths", lengths, "length of each stage's samples, instead of length_scale", at_least(1));
     v("length_multiple", length_multiple, "lengths are rounded to multiples of this", at_least(1));
+    v("resolution_scale", resolution_scale, "pictures: resolution of the first stage as a share of the full one",
+      above(0), at_most(1));
+    v("resolutions", resolutions, "pictures: resolution of each stage, instead of resolution_scale", at_least(1));
+    v("resolution_multiple", resolution_multiple,
+      "pictures: resolutions are rounded to multiples of this (the patch size for vit, twice that for volo)",
+      at_least(1));
     v("grow", grow, "operator", one_of("mogrow", "interp", "interp_noise", "identity", "stack", "rand"));
     v("map", map, "new blocks gather at the top or lie evenly", one_of("top", "even"));
     v("moments", moments, "optimizer's moments at growth", one_of("reset", "map", "map_zero_new"));
@@ -90,6 +100,8 @@ struct AutoprogConfig {
     v("plan", plan, "plan that carries out each stage's training");
   }
 };
+
+struct ActiveBlocks;  // autoprog_begin.h
 
 class Autoprog : public Method {
  public:
@@ -113,7 +125,9 @@ class Autoprog : public Method {
   void set_sizes();
   void set_starts();
   Choices choices(int k, const std::optional<GrowthSize>& at) const;
-  std::vector<int> active(const Choices& c, int64_t blocks) const;
+  // Of each group of blocks, those of the supernet that a network of `blocks` blocks runs.
+  std::vector<ActiveBlocks> active(const Choices& c, int64_t blocks) const;
+  std::vector<int64_t> split(int64_t blocks) const;  // growing blocks of each group
   Selection decide(const Choices& c, const StageResult& searched, double w) const;
 
   Stage make(int number, std::string name, int k, const GrowthSize& size, Span span) const;
@@ -123,7 +137,8 @@ class Autoprog : public Method {
 
   AutoprogConfig config_;
   Stage whole_;
-  int64_t depth_ = 0, grows_ = 0;  // blocks of the model, and how many of them may grow
+  std::vector<int64_t> depths_;    // blocks of each group of the model
+  int64_t depth_ = 0, grows_ = 0;  // of all groups, and how many of them may grow
   std::vector<GrowthSize> sizes_;  // of each stage, by the schedule
   std::vector<double> starts_;     // of each stage, and the end; shares of the training
   double search_ = 0;              // length of a search, the same

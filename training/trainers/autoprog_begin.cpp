@@ -17,30 +17,41 @@ int64_t full_number(int64_t i, const Shallower& s) {
 
 }  // namespace
 
-Begin begin_grown(Growth growth) {
-  return [growth](StageStart& start) {
-    Growth g = growth;
+Begin begin_grown(std::vector<Growth> growths) {
+  return [growths](StageStart& start) {
     Snapshot now = before(start);
-    if (g.how == GrowOperator::mogrow && !now.averages.contains(kGrowAverage)) {
-      g.how = GrowOperator::interp;
+    GrowOperator how = growths.front().how;
+    if (how == GrowOperator::mogrow && !now.averages.contains(kGrowAverage)) {
+      how = GrowOperator::interp;
       start.note(Json{{"event", "growth"}, {"by", "interp"}, {"why", "the stage before kept no running average"}});
     }
-    const bool fresh = g.how == GrowOperator::rand;
+    const bool fresh = how == GrowOperator::rand;
     if (fresh) start.store.initialise(start.seed);
-    for (const auto& [group, count] : block_groups(now.entries)) {
-      g.group = group;
+    const auto groups = block_groups(now.entries);
+    check(groups.size() == growths.size(), "plan", "the network has ", groups.size(), " groups of blocks; expected ",
+          growths.size());
+    // All other parameters are copied by the growth of any group, from the average under mogrow: once is enough.
+    if (how == GrowOperator::mogrow) now = take_average(now, kGrowAverage), how = GrowOperator::interp;
+    for (size_t i = 0; i < groups.size(); ++i) {
+      Growth g = growths[i];
+      g.group = groups[i].first;
+      g.how = how;
       now = grow_blocks(now, g, start.seed);
     }
     restore(start.store, now, start.optimizer, fresh ? Missing::keep : Missing::refuse);
   };
 }
 
-Begin begin_extracted(BlockRange range, std::vector<int> active, OptState moments, bool average) {
+Begin begin_extracted(std::vector<ActiveBlocks> parts, OptState moments, bool average) {
   return [=](StageStart& start) {
     Snapshot now = before(start);
     if (average) now = take_average(now, kGrowAverage);
-    for (const auto& [group, count] : block_groups(now.entries))
-      now = keep_blocks(now, group, static_cast<int>(range.first), static_cast<int>(range.count), active, moments);
+    const auto groups = block_groups(now.entries);
+    check(groups.size() == parts.size(), "plan", "the network has ", groups.size(), " groups of blocks; expected ",
+          parts.size());
+    for (size_t i = 0; i < groups.size(); ++i)
+      now = keep_blocks(now, groups[i].first, static_cast<int>(parts[i].first), static_cast<int>(parts[i].count),
+                        parts[i].active, moments);
     restore(start.store, now, start.optimizer);
   };
 }
@@ -54,6 +65,7 @@ Begin begin_with_part(Begin whole, Json model, Shallower s) {
                      .earlier = start.earlier,
                      .external = start.external,
                      .fresh = start.fresh,
+                     .pretrained = start.pretrained,
                      .model = start.model,
                      .collected = start.collected,
                      .score = [](const std::string&, int64_t) -> double {
@@ -78,7 +90,7 @@ Trainable renumbered(Trainable whole, Shallower s) {
     ParamEntry e = entry;
     if (e.block >= 0) {
       const std::string local = e.local_name();
-      e.block = static_cast<int>(full_number(e.block, s));
+      e.block = e.number = static_cast<int>(full_number(e.block, s));
       e.name = e.group + "." + std::to_string(e.block) + "." + local;
     }
     return whole(e);

@@ -17,16 +17,17 @@ struct Shallower {
   int64_t first = 0, blocks = 0, full = 0;
 };
 
-// The network of the stage before, grown; `growth.group` is filled in. Where that stage kept no running average for
-// mogrow (a nested plan need not), the weights themselves grow, and a note says so.
-Begin begin_grown(Growth growth);
+// The network of the stage before, grown; growths[g] is that of group g, whose name is filled in. Where that stage kept
+// no running average for mogrow (a nested plan need not), the weights themselves grow, and a note says so.
+Begin begin_grown(std::vector<Growth> growths);
 
-// Of `count` blocks from `first` on the `active` ones, with the weights of the stage before or (`average`) their
-// running average.
-struct BlockRange {
+// Of `count` blocks of a group from `first` on, the `active` ones.
+struct ActiveBlocks {
   int64_t first = 0, count = 0;
+  std::vector<int> active;
 };
-Begin begin_extracted(BlockRange range, std::vector<int> active, OptState moments, bool average);
+// These blocks of each group, with the weights of the stage before or (`average`) their running average.
+Begin begin_extracted(std::vector<ActiveBlocks> groups, OptState moments, bool average);
 
 // The full network `model` begins as `whole` says; evenly spaced blocks of it are taken over.
 Begin begin_with_part(Begin whole, Json model, Shallower s);

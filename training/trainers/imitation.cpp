@@ -1,6 +1,7 @@
 #include "training/trainers/imitation.h"
 
 #include "engine/ops/ops.h"
+#include "training/depth_split.h"
 #include "training/grow.h"
 
 namespace accrete {
@@ -11,7 +12,7 @@ std::function<LossFn(StageStart&)> imitation(Imitation settings) {
     freeze(teacher->params(), [](const ParamEntry&) { return false; });
     if (!start.dry) restore(teacher->params(), s.weights(start));
     Model* const network = start.network;
-    const int64_t end = network->config().at("depth").get<int64_t>() - s.behind;
+    const int64_t end = total_depth(network->config()) - s.behind;
     return [=, blocks = s.blocks, weight = static_cast<float>(s.task_weight)](const Batch& batch, const Context& ctx) {
       Context quiet = ctx;
       quiet.training = false;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/core/random.h"
+#include "training/depth_split.h"
 #include "training/duration.h"
 #include "training/grow.h"
 #include "training/trainers/imitation.h"
@@ -37,12 +38,15 @@ Incubation::Incubation(const Json& plan, const Stage& stage) : whole_(stage) {
 }
 
 void Incubation::read_partition() {
-  with_depth(whole_.model, 1);  // refuses models that have no such list of blocks
-  const auto depth = whole_.model["depth"].get<int64_t>();
+  const std::vector<int64_t> groups = group_depths(whole_.model);  // refuses models without blocks
+  const int64_t depth = total_depth(whole_.model);
   const IncubationConfig& c = config_;
   check(c.modules == 0 || c.depths.empty() || c.modules == static_cast<int64_t>(c.depths.size()), "plan",
         "plan.modules is ", c.modules, " and plan.depths lists ", c.depths.size(), " modules; expected one of them");
   cut_.depths = c.depths;
+  // Where something lies between groups of blocks (VOLO), no module reaches over it: each group is one by default.
+  if (cut_.depths.empty() && groups.size() > 1 && (c.modules == 0 || c.modules == static_cast<int64_t>(groups.size())))
+    cut_.depths = groups;
   if (cut_.depths.empty()) {
     const int64_t K = c.modules > 0 ? c.modules : 4;
     check(K <= depth, "plan", "incubation in ", K, " modules needs as many blocks; the model has ", depth,
@@ -54,6 +58,19 @@ void Incubation::read_partition() {
   }
   check(static_cast<int64_t>(cut_.depths.size()) <= depth && cut_.target_depth() == depth, "plan", "plan.depths ",
         text_of(cut_.depths), " make ", cut_.target_depth(), " blocks; the model has ", depth);
+  if (groups.size() > 1) {
+    size_t group = 0;
+    int64_t room = groups[0];
+    for (const int64_t blocks : cut_.depths) {
+      if (room == 0 && group + 1 < groups.size()) room = groups[++group];
+      check(blocks <= room, "plan", "plan.depths ", text_of(cut_.depths),
+            ": a module reaches from one group of blocks "
+            "into the next; the groups have ",
+            text_of(groups), " blocks; expected plan.depths ", text_of(groups), " or finer");
+      room -= blocks;
+      cut_.groups.push_back(static_cast<int64_t>(group));
+    }
+  }
   cut_.meta = c.meta_depths;
   if (cut_.meta.size() == 1) cut_.meta.resize(cut_.depths.size(), cut_.meta[0]);
   check(cut_.meta.size() == cut_.depths.size(), "plan", "plan.meta_depths lists ", cut_.meta.size(),
@@ -104,7 +121,7 @@ void Incubation::list_jobs() {
 
 void Incubation::find_meta() {
   const Kept kept = find_kept(config_.meta_from, "meta", "plan.meta_from").back();
-  const Json expected = with_depth(whole_.model, cut_.meta_depth());
+  const Json expected = with_group_depths(whole_.model, cut_.meta_depths());
   const auto different = differences(kept.state.value("model", Json::object()), expected);
   check(different.empty() && kept.label.part != "module", "plan", "plan.meta_from: ", kept.path.string(),
         " is not this plan's meta model: ", different.empty() ? "it is a module" : to_text(different));
@@ -156,7 +173,7 @@ Part Incubation::meta_part(int number) const {
   PhaseConfig phase_config = config_.meta;
   if (config_.strategy == "untrained_meta") phase_config.duration = "0st";
   Stage s = phase(phase_config, "meta", number, "meta");
-  s.model = with_depth(s.model, cut_.meta_depth());
+  s.model = with_group_depths(s.model, cut_.meta_depths());
   s.label = [l = to_json(label("meta"))](StageStart&) { return l; };
   return {s, config_.meta.plan};
 }
@@ -175,7 +192,7 @@ Part Incubation::module_part(int number, int64_t k, Results before) const {
   }
   const Left meta = meta_ ? *meta_ : Left{before[0].index, std::nullopt, before[0].spent};
   const Begin begin = config_.target_init == "from_meta" ? Begin::from_meta : Begin::random;
-  s.model = with_depth(s.model, cut_.hybrid_depth(k));
+  s.model = with_group_depths(s.model, cut_.hybrid_depths(k));
   s.first_block = cut_.hybrid_begin(k);
   s.last_block = s.first_block + cut_.depths[static_cast<size_t>(k)];
   s.trainable = [cut = cut_, ends = ends_, k](const ParamEntry& e) { return trains(cut, ends, k, e); };
@@ -197,7 +214,7 @@ Part Incubation::module_part(int number, int64_t k, Results before) const {
   };
   if (config_.strategy.starts_with("imitation")) {
     const int64_t meta_end = cut_.meta_begin(k) + cut_.meta[static_cast<size_t>(k)];
-    s.objective = imitation({.teacher = with_depth(whole_.model, cut_.meta_depth()),
+    s.objective = imitation({.teacher = with_group_depths(whole_.model, cut_.meta_depths()),
                              .weights = [meta](StageStart& start) { return meta.read(start); },
                              .blocks = meta_end,
                              .behind = cut_.meta_depth() - meta_end,

@@ -15,6 +15,8 @@ namespace accrete {
 struct Partition {
   std::vector<int64_t> depths;  // blocks of each module of the target
   std::vector<int64_t> meta;    // blocks of each module of the meta model
+  // Models with several groups of blocks: the group that each module lies in; empty: there is one group.
+  std::vector<int64_t> groups;
 
   int64_t modules() const { return static_cast<int64_t>(depths.size()); }
   // Module k among the blocks of the target, of the meta model, and of the hybrid that has module k in its place.
@@ -24,10 +26,17 @@ struct Partition {
   int64_t target_depth() const { return sum(depths, modules()); }
   int64_t meta_depth() const { return sum(meta, modules()); }
   int64_t hybrid_depth(int64_t k) const { return meta_depth() - meta[at(k)] + depths[at(k)]; }
+  // The same for each group of blocks.
+  std::vector<int64_t> target_depths() const { return by_group(depths); }
+  std::vector<int64_t> meta_depths() const { return by_group(meta); }
+  std::vector<int64_t> hybrid_depths(int64_t k) const;
+  // The module that owns what lies between two groups of blocks (a down-sampling): the first behind it.
+  int64_t first_module_of(int64_t group) const;
 
  private:
   static size_t at(int64_t k) { return static_cast<size_t>(k); }
   static int64_t sum(const std::vector<int64_t>& list, int64_t end);
+  std::vector<int64_t> by_group(const std::vector<int64_t>& list) const;
 };
 
 // Who trains what lies outside of the blocks. `shared_frozen`: nobody; the meta model's serves in all hybrids and goes
@@ -38,14 +47,13 @@ enum class Ends : uint8_t { shared_frozen, own };
 // pass their input on, so that hybrids and target compute what the meta model computes.
 enum class Begin : uint8_t { random, from_meta };
 
-// The model with another number of blocks. Error unless its config has one number "depth".
-Json with_depth(Json model, int64_t depth);
-
-// True for parameters that job k trains. Error for Ends::own when input and output share a table.
+// True for parameters of hybrid k that job k trains. Error for Ends::own when input and output share a table.
 bool trains(const Partition& p, Ends ends, int64_t k, const ParamEntry& e);
 
-// Blocks [first, first + count) as blocks [to, to + count), values only. Error when there are not so many.
-Snapshot moved_blocks(const Snapshot& from, int64_t first, int64_t count, int64_t to);
+// Blocks [first, first + count) as blocks [to, to + count) of a model with `depths`, values only; numbers go through
+// all groups. Error when there are not so many.
+Snapshot moved_blocks(const Snapshot& from, int64_t first, int64_t count, int64_t to,
+                      const std::vector<int64_t>& depths);
 
 // The hybrid k, in parts for assemble(): the meta model with module k from `fresh`, values of the whole target.
 std::vector<Snapshot> hybrid_parts(const Snapshot& meta, const Snapshot& fresh, const Partition& p, Ends ends,

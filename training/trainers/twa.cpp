@@ -217,6 +217,7 @@ Part Twa::averaging(int number, const Files& files) const {
   stage.average_times.clear();
   stage.initialised_at_random = false;
   stage.charged += spent_;
+  stage.statistics_batches = config_.average.statistics;
   stage.optim = optim_;
   stage.schedule = average_schedule_;
   stage.schedule_from = 0, stage.schedule_to = 1;

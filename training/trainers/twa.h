@@ -32,6 +32,7 @@ struct TwaAverage {
   std::string precision = "f32", start = "mean";
   std::string ema = "0.05run";
   double clip = 0, reach = 0.2;
+  int64_t statistics = 32;
 
   template <class V>
   void fields(V& v) {
@@ -53,6 +54,10 @@ struct TwaAverage {
     v("reach", reach,
       "a step of sgd goes at most this share of the snapshots' distance from their mean, whatever the rate; 0: no "
       "limit",
+      at_least(0));
+    v("statistics", statistics,
+      "models with batch norm: training batches from which its statistics are estimated for the averaged weights; 0: "
+      "they are averaged too",
       at_least(0));
     v("ema", ema, "coefficients ema: time constant of the average over the collecting stage, a duration");
   }

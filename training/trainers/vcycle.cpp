@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/core/random.h"
+#include "training/depth_split.h"
 
 namespace accrete {
 namespace {
@@ -36,13 +37,6 @@ DepthMap blocks_of(const AxisMap& map) {
   DepthMap blocks;
   for (const auto& sources : map.sources) blocks.emplace_back(sources.begin(), sources.end());
   return blocks;
-}
-
-int64_t depth_of(const Json& model) {
-  const Json depth = model.value("depth", Json(0));
-  int64_t sum = 0;
-  for (const Json& n : depth) sum += n.get<int64_t>();  // a number counts as a list of one
-  return sum;
 }
 
 // "8 -> 4" for each size that differs.
@@ -109,7 +103,7 @@ Snapshot decoalesced(const Snapshot& from, const std::vector<ParamEntry>& like, 
 VCycle::VCycle(const Json& plan, const Stage& stage) : stage_(stage) {
   from_json(config_, plan, "plan");
   check_whole(stage, "vcycle");
-  check(stage.first_block == 0 && (stage.last_block < 0 || stage.last_block == depth_of(stage.model)), "plan",
+  check(stage.first_block == 0 && (stage.last_block < 0 || stage.last_block == total_depth(stage.model)), "plan",
         "vcycle resizes all blocks; the stage \"", stage.name, "\" may only change the blocks from ", stage.first_block,
         " to ", stage.last_block - 1);
   check(!stage.objective && !stage.stepper, "plan", "vcycle trains models of several sizes; the stage \"", stage.name,
