@@ -88,6 +88,9 @@ void print_prediction(const LoopSettings& settings, const Plan& plan, const Opti
               << human_bytes(p.peak_memory) << "\n"
               << p.memory_table << "\n";
   }
+  if (!settings.recipe.target.empty())
+    std::cout << "target: " << settings.recipe.target
+              << (settings.recipe.status.empty() ? "" : " (" + settings.recipe.status + ")") << "\n";
   std::cout << "total: " << format_flops(flops) << ", " << format_count(tokens)
             << " tokens; at half of this machine's measured " << format_flops(ceiling)
             << "/s: " << format_duration(2 * flops / ceiling) << ", without evaluation\n";

@@ -104,6 +104,7 @@ struct InitConfig {
 };
 
 struct Recipe {
+  std::string target, status;
   std::string family = "gpt";
   Json model = Json::object();
   InitConfig init;
@@ -124,6 +125,9 @@ struct Recipe {
 
   template <class V>
   void fields(V& v) {
+    v("target", target, "what the recipe reaches, and where that number comes from (for readers)");
+    v("status", status, "of the target: measured by us, or not run here (for readers)",
+      one_of("", "measured", "not run"));
     v("family", family, "model family", one_of("gpt", "vit", "volo"));
     v("model", model,
       "model settings; \"preset\" starts from a published size (gpt2, gpt2-medium, gpt2-large, gpt2-xl; vit-tiny, "

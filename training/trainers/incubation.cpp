@@ -121,7 +121,7 @@ void Incubation::list_jobs() {
 
 void Incubation::find_meta() {
   const Kept kept = find_kept(config_.meta_from, "meta", "plan.meta_from").back();
-  const Json expected = with_group_depths(whole_.model, cut_.meta_depths());
+  const Json expected = with_group_depths(model_of(config_.meta, "meta"), cut_.meta_depths());
   const auto different = differences(kept.state.value("model", Json::object()), expected);
   check(different.empty() && kept.label.part != "module", "plan", "plan.meta_from: ", kept.path.string(),
         " is not this plan's meta model: ", different.empty() ? "it is a module" : to_text(different));
@@ -153,10 +153,21 @@ PartLabel Incubation::label(const char* part) const {
   return l;
 }
 
+Json Incubation::model_of(const PhaseConfig& c, const char* key) const {
+  Json model = whole_.model;
+  for (const auto& [name, rate] : c.model) {
+    check(model.contains(name) && model[name].is_number_float(), "config", "\"plan.", key,
+          ".model\": the model has no rate \"", name, "\"; expected one like drop_path or resid_dropout");
+    model[name] = rate;
+  }
+  return model;
+}
+
 Stage Incubation::phase(const PhaseConfig& c, const char* key, int number, std::string name) const {
   Stage s = part_of(whole_, number, std::move(name));
   const std::string path = std::string("plan.") + key;
   s.duration = share_of(c.duration, whole_.duration, path + ".duration");
+  s.model = model_of(c, key);
   s.schedule_from = 0;
   s.schedule_to = 1;
   s.optim.lr *= c.lr_factor;

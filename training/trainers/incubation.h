@@ -21,6 +21,7 @@ struct PhaseConfig {
   std::optional<std::string> warmup;
   std::optional<double> clip;
   Json schedule = Json::object();
+  std::map<std::string, double> model;
   Json plan = Json{{"name", "plain"}};
 
   template <class V>
@@ -30,6 +31,7 @@ struct PhaseConfig {
     v("warmup", warmup, "warm-up; null: schedule.warmup of the recipe");
     v("clip", clip, "largest gradient norm, 0: no clipping; null: optim.clip of the recipe", at_least(0));
     v("schedule", schedule, "settings that replace those of the recipe's schedule");
+    v("model", model, "rates of the model in this phase, by name: {\"drop_path\": 0}", at_least(0));
     v("plan", plan, "plan that carries out the phase (each module's own training)");
   }
 };
@@ -106,6 +108,7 @@ class Incubation : public Method {
   int64_t seed_of(const char* purpose, int64_t number) const;
   PartLabel label(const char* part) const;
 
+  Json model_of(const PhaseConfig& config, const char* key) const;  // the whole model with the phase's rates
   Stage phase(const PhaseConfig& config, const char* key, int number, std::string name) const;
   Part meta_part(int number) const;
   Part module_part(int number, int64_t k, Results before) const;
