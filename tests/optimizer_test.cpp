@@ -280,3 +280,32 @@ TEST_CASE("a gradient that is not finite shows in the norm") {
   store.grad(1).ptr<float>()[3] = std::numeric_limits<float>::infinity();
   CHECK(!std::isfinite(optimizer.gradient_norm()));
 }
+
+TEST_CASE("layer-wise decay: the rate of a block is a share of that of the block above") {
+  ParamStore store(DType::f32, kCpu);
+  const Scope root(store);
+  const auto declare = [](const Scope& s) { return s.param("weight", Shape{3}, {kNone}, Init::ones(), true); };
+  declare(root / "stem");
+  for (int i = 0; i < 3; ++i) declare((root / "blocks" / std::to_string(i)).in_block(i));
+  declare(root / "head");
+  store.allocate();
+  store.initialise(1);
+  store.zero_grads();
+  OptimConfig config;
+  config.name = "sgd";
+  config.momentum = 0;
+  config.weight_decay = 0;
+  config.clip = 0;
+  config.layer_decay = 0.5;
+  Optimizer optimizer(config, store);
+  update::fill(store.grads(), 1.0f);
+  optimizer.gradient_norm();
+  optimizer.step(0.1);
+  // 0.5^(L + 1 - k): the stem has k = 0, block i has i + 1, the head L + 1.
+  const std::vector<double> scales = {0.0625, 0.125, 0.25, 0.5, 1};
+  for (size_t i = 0; i < scales.size(); ++i) {
+    CAPTURE(store.entries()[i].name);
+    for (const float v : store.value(static_cast<int>(i)).to_vector<float>())
+      CHECK(v == doctest::Approx(1 - 0.1 * scales[i]).epsilon(1e-6));
+  }
+}

@@ -116,3 +116,39 @@ TEST_CASE("schedules of weight averaging: the rates of the papers' code at the f
   for (const auto& [at, factor] : {std::pair{0, 1.0}, {499, 1.0}, {500, 0.1}, {799, 0.1}, {800, 0.01}, {999, 0.01}})
     CHECK(s.factor(at) == doctest::Approx(factor));
 }
+
+TEST_CASE("DeiT's rates as its code runs them, and per step") {
+  // 300 epochs of 10 steps, peak 1e-3, warm-up of 5 epochs from 1e-6, floor 1e-5 (vectors spec 11).
+  ScheduleConfig c;
+  c.warmup = "5ep";
+  c.warmup_start = 1e-3;
+  c.decay_from_start = true;
+  c.final_factor = 0.01;
+  c.unit = "deit";
+  const Clock clock{.steps_per_epoch = 10, .tokens_per_step = 1, .run_steps = 3000};
+  const Schedule deit(c, clock);
+  const auto rate = [](const Schedule& s, int64_t epoch, int64_t step) { return 1e-3 * s.factor(10 * epoch + step); };
+  for (const auto& [epoch, lr] : std::vector<std::pair<int64_t, double>>{{0, 1e-6},
+                                                                         {1, 1e-6},
+                                                                         {2, 2.008e-4},
+                                                                         {3, 4.006e-4},
+                                                                         {5, 8.002e-4},
+                                                                         {6, 9.99321620e-4},
+                                                                         {7, 9.99023231e-4},
+                                                                         {100, 7.56975501e-4},
+                                                                         {150, 5.10183533e-4},
+                                                                         {200, 2.62002642e-4},
+                                                                         {299, 1.01085617e-5}}) {
+    CAPTURE(epoch);
+    for (const int64_t step : {0, 9}) CHECK(rate(deit, epoch, step) == doctest::Approx(lr).epsilon(1e-8));
+  }
+  c.unit = "epoch";  // without the lag
+  const Schedule epochs(c, clock);
+  CHECK(rate(epochs, 1, 0) == doctest::Approx(2.008e-4));
+  CHECK(rate(epochs, 1, 9) == rate(epochs, 1, 0));
+  CHECK(rate(epochs, 299, 5) == doctest::Approx(1e-5 + 0.5 * 0.99e-3 * (1 + std::cos(3.14159265358979 * 299 / 300))));
+  c.unit = "step";
+  const Schedule steps(c, clock);
+  CHECK(rate(steps, 2, 5) == doctest::Approx(1e-6 + 0.5 * 0.999e-3));
+  CHECK(rate(steps, 5, 0) < 1e-3);  // the cosine has begun at the first step
+}

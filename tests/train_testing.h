@@ -51,7 +51,9 @@ inline std::string train_device(const std::string& otherwise = "cpu") {
 // The command line of a run into folder / out.
 inline std::string train_command(const TempFolder& folder, const std::string& out, const std::string& more = "") {
   const std::string device = more.find("--device") == std::string::npos ? "--device " + train_device() + " " : "";
-  return "$APPS/train_gpt --quiet --threads 2 " + device + "--recipe '" + (folder / "recipe.json").string() +
+  const auto recipe = parse_json<Json>(file_bytes(folder / "recipe.json"), "recipe");
+  const std::string program = recipe.value("family", "gpt") == "gpt" ? "train_gpt" : "train_vit";
+  return "$APPS/" + program + " --quiet --threads 2 " + device + "--recipe '" + (folder / "recipe.json").string() +
          "' --out '" + (folder / out).string() + "' " + more;
 }
 
@@ -100,12 +102,9 @@ inline int train_with_kills(const TempFolder& folder, uint64_t seed) {
   return kills;
 }
 
-// A run that is killed again and again ends with the same bits and events as one that was not.
-inline void check_kill_and_resume(const Json& recipe, uint64_t seed) {
-  CAPTURE(recipe.dump());
-  const TempFolder folder;
-  make_tiny_data(folder);
-  put_recipe(folder, recipe);
+// A run of the recipe in the folder that is killed again and again ends with the same bits and events as one that was
+// not.
+inline void check_kill_and_resume(const TempFolder& folder, uint64_t seed) {
   const RunResult whole = run(train_command(folder, "whole"));
   CAPTURE(whole.err);
   REQUIRE(whole.exit_code == 0);
@@ -119,6 +118,15 @@ inline void check_kill_and_resume(const Json& recipe, uint64_t seed) {
   // Nothing unfinished is left beside the checkpoints.
   for (const auto& entry : std::filesystem::directory_iterator(folder / "killed/ckpt"))
     CHECK(std::filesystem::exists(entry.path() / "COMPLETE"));
+}
+
+// The same with a tiny GPT.
+inline void check_kill_and_resume(const Json& recipe, uint64_t seed) {
+  CAPTURE(recipe.dump());
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, recipe);
+  check_kill_and_resume(folder, seed);
 }
 
 }  // namespace accrete
