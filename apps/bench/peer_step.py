@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The step of `bench step` in PyTorch: same GPT, same batch, same optimizer, same JSON. See README.md beside this file.
+"""The step of `bench step` in PyTorch: same model, same batch, same optimizer, same JSON. See README.md beside this file.
 
     python3 apps/bench/peer_step.py --model gpt2 --batch 4 --length 256 --precision bf16 --json
+    python3 apps/bench/peer_step.py --model deit-small --batch 32 --precision bf16 --json        (needs timm)
     python3 apps/bench/peer_step.py --device cuda --compile --mode max-autotune --batch 64 --length 1024 --json
 
 On a GPU the host waits for no step: the batch comes from page-locked memory, and events between the steps are read at
@@ -20,6 +21,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# Pictures: timm's VisionTransformer (patch, width, depth, heads) and VOLO.
+VISION = {"vit-tiny": (16, 192, 12, 3), "vit-small": (16, 384, 12, 6), "vit-base": (16, 768, 12, 12), "vit-large": (16, 1024, 24, 16),
+          "deit-tiny": (16, 192, 12, 3), "deit-small": (16, 384, 12, 6), "deit-base": (16, 768, 12, 12)}  # fmt: skip
+VOLO = ["volo-d1", "volo-d2", "volo-d3", "volo-d4", "volo-d5"]
 SIZES = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
 
 
@@ -59,6 +64,29 @@ class Gpt(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.view(-1))
 
 
+class Picture(nn.Module):
+    """timm's model with the soft-target loss of vision recipes."""
+
+    def __init__(self, name, resolution, patch, width, depth, heads, classes):
+        super().__init__()
+        import timm
+
+        if name in VOLO:
+            self.net = timm.create_model(f"{name.replace('-', '_')}_224", img_size=resolution, num_classes=classes)
+            self.net.mix_token = False
+        else:
+            self.net = timm.models.vision_transformer.VisionTransformer(
+                img_size=resolution, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=classes)
+
+    def forward(self, x, targets):
+        z = self.net(x)
+        if isinstance(z, tuple):  # VOLO in training: class logits, patch logits, box
+            patches = z[1].flatten(0, 1).float()
+            dense = targets.unsqueeze(1).expand(-1, z[1].shape[1], -1).flatten(0, 1)
+            return -(targets * F.log_softmax(z[0].float(), -1)).sum(-1).mean() - 0.5 * (dense * F.log_softmax(patches, -1)).sum(-1).mean()
+        return -(targets * F.log_softmax(z.float(), -1)).sum(-1).mean()
+
+
 def fastest_attention(batch, heads, length, head_dim, dtype):
     """Leaves only the fastest fused attention kernel of PyTorch switched on; its name."""
     switches = {"flash": torch.backends.cuda.enable_flash_sdp, "cudnn": torch.backends.cuda.enable_cudnn_sdp,
@@ -93,7 +121,7 @@ def fastest_attention(batch, heads, length, head_dim, dtype):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    a.add_argument("--model", default="gpt2", choices=SIZES)
+    a.add_argument("--model", default="gpt2", choices=[*SIZES, *VISION, *VOLO])
     a.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     a.add_argument("--batch", type=int, default=4)
     a.add_argument("--length", type=int, default=256)
@@ -103,6 +131,9 @@ def main():
     a.add_argument("--embed-dim", type=int, default=0)
     a.add_argument("--num-heads", type=int, default=0)
     a.add_argument("--vocab", type=int, default=0)
+    a.add_argument("--resolution", type=int, default=0, help="pictures; 0: 224")
+    a.add_argument("--patch", type=int, default=0, help="pictures; 0: of the model")
+    a.add_argument("--classes", type=int, default=0, help="pictures; 0: 1000")
     a.add_argument("--steps", type=int, default=10)
     a.add_argument("--warmup", type=int, default=3)
     a.add_argument("--threads", type=int, default=0, help="0: all processors")
@@ -116,16 +147,23 @@ def main():
     if cuda and not torch.cuda.is_available():
         sys.exit("peer_step: PyTorch finds no GPU")
     torch.set_float32_matmul_precision("high" if o.precision in ("tf32", "bf16") else "highest")
-    depth, heads, width = SIZES[o.model]
+    pictures = o.model not in SIZES
+    if pictures:
+        patch, width, depth, heads = VISION.get(o.model, (0, 0, 0, 1))
+    else:
+        patch, (depth, heads, width) = 0, SIZES[o.model]
     depth, heads, width = o.depth or depth, o.num_heads or heads, o.embed_dim or width
+    resolution, classes, patch = o.resolution or 224, o.classes or 1000, o.patch or patch
     vocab, context = o.vocab or 50257, max(1024, o.length)
     dtype = torch.bfloat16 if "bf16" in o.precision else torch.float32
     probe_begin = time.perf_counter()
-    attention = fastest_attention(o.batch, heads, o.length, width // heads, dtype) if cuda else "cpu"
+    tokens_seen = (resolution // patch) ** 2 + 1 if pictures and patch else o.length
+    attention = fastest_attention(o.batch, heads, tokens_seen, width // heads, dtype) if cuda and width else "cpu" if not cuda else "all"
     probe = time.perf_counter() - probe_begin
 
     torch.manual_seed(1)
-    model = Gpt(vocab, context, width, depth, heads).to(o.device)
+    make = lambda: Picture(o.model, resolution, patch, width, depth, heads, classes) if pictures else Gpt(vocab, context, width, depth, heads)
+    model = make().to(o.device)
     if o.precision == "pure-bf16":
         model = model.bfloat16()
     matrices = [p for p in model.parameters() if p.dim() > 1]
@@ -133,7 +171,11 @@ def main():
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
                                   lr=6e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
     run = torch.compile(model, mode=o.mode) if o.compile else model
-    host = [torch.randint(0, vocab, (o.batch, o.length)) for _ in range(2)]
+    if pictures:
+        soft = 0.9 * F.one_hot(torch.randint(0, classes, (o.batch,)), classes).float() + 0.1 / classes
+        host = [4 * torch.rand(o.batch, 3, resolution, resolution) - 2, soft]
+    else:
+        host = [torch.randint(0, vocab, (o.batch, o.length)) for _ in range(2)]
     if cuda:
         host = [t.pin_memory() for t in host]
         torch.cuda.empty_cache()
@@ -183,21 +225,25 @@ def main():
     elif not runs:
         sys.exit("peer_step: --steps is too small; the first step is never counted")
     median = [statistics.median(r[i] for r in runs) for i in range(len(runs[0]))]
-    tokens = o.batch * o.length
+    tokens = o.batch if pictures else o.batch * o.length
     products = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and n != "positions.weight")
     # 2 per multiply-add; forward, and twice that backward; attention: half of the T x T scores, two products.
     flops = 3 * tokens * (2 * products + depth * 2 * width * (o.length + 1))
+    rate = "images_per_second" if pictures else "tokens_per_second"
+    if pictures:  # counted by our own program; every product of a ViT sees all tokens but the head's
+        flops = 3 * o.batch * 2 * (depth * (12 * width**2 * tokens_seen + 2 * tokens_seen**2 * width) + (tokens_seen - 1) * 3 * patch**2 * width + classes * width)
+        flops = flops if width else None
     result = {
         "peer": "torch " + torch.__version__ + (f" compiled ({o.mode})" if o.compile else " eager"),
         "device": torch.cuda.get_device_name() if cuda else "cpu", "attention": attention, "model": o.model,
-        "params": sum(p.numel() for p in model.parameters()), "batch": o.batch, "length": o.length,
-        "precision": o.precision, "threads": torch.get_num_threads(),
+        "params": sum(p.numel() for p in model.parameters()), "batch": o.batch,
+        **({"resolution": resolution} if pictures else {"length": o.length}), "precision": o.precision, "threads": torch.get_num_threads(),
         "step_seconds": {"median": median[0], "min": min(r[0] for r in runs), "max": max(r[0] for r in runs)},
     }  # fmt: skip
     if not cuda:
         result |= {"forward_seconds": median[1], "backward_seconds": median[2], "optimizer_seconds": median[3]}
     result |= {
-        "tokens_per_second": tokens / median[0], "flops_per_step": flops, "flops_per_second": flops / median[0],
+        rate: tokens / median[0], "flops_per_step": flops, "flops_per_second": flops / median[0] if flops else None,
         "peak_process_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "time_to_first_step": first, "first_loss": first_loss, "last_loss": last_loss,
     }  # fmt: skip
@@ -209,8 +255,8 @@ def main():
         print(json.dumps(result, indent=2))
     else:
         print(f"{result['peer']}, {result['params'] / 1e6:.1f} M parameters, {o.precision}: "
-              f"{1e3 * median[0]:.1f} ms a step, {result['tokens_per_second']:.0f} tok/s, "
-              f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s, {result['peak_process_memory'] / 2**20:.0f} MiB")
+              f"{1e3 * median[0]:.1f} ms a step, {result[rate]:.0f} {'img' if pictures else 'tok'}/s, "
+              f"{(result['flops_per_second'] or 0) / 1e9:.0f} GFLOP/s, {result['peak_process_memory'] / 2**20:.0f} MiB")
     return 0
 
 

@@ -13,69 +13,15 @@ import argparse
 import json
 import math
 import pathlib
-import statistics
 import sys
 import time
 
 import numpy as np
 import torch
+from addressed import compare, learning_rate, normal, permuted, random_below, refuse_unless, steps_of
 from transformers import GPT2Config, GPT2LMHeadModel
 
-MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
-
-
-# ---- random numbers with an address ---------------------------------------------------------------------------------
-def philox_words(seed, purpose, step, blocks):
-    """Four 32-bit words for every block number: Philox 4x32-10, key = seed mixed with the FNV-1a hash of the purpose."""
-    stream = 0xCBF29CE484222325
-    for byte in purpose.encode():
-        stream = (stream ^ byte) * 0x100000001B3 & MASK64
-    key = seed ^ (stream * 0x9E3779B97F4A7C15 & MASK64)
-    k0, k1 = key & MASK32, key >> 32
-    blocks = np.asarray(blocks, dtype=np.uint64)
-    low, high = np.uint64(MASK32), np.uint64(32)
-    c = [blocks & low, blocks >> high, np.full_like(blocks, step & MASK32), np.full_like(blocks, step >> 32)]
-    for _ in range(10):
-        p0, p1 = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
-        c = [(p1 >> high) ^ c[1] ^ np.uint64(k0), p1 & low, (p0 >> high) ^ c[3] ^ np.uint64(k1), p0 & low]
-        k0, k1 = k0 + 0x9E3779B9 & MASK32, k1 + 0xBB67AE85 & MASK32
-    return np.stack(c, axis=-1)
-
-
-def random_below(seed, purpose, step, index, bound):
-    w = philox_words(seed, purpose, step, [index])[0]
-    return (int(w[0]) << 32 | int(w[1])) * bound >> 64
-
-
-def normal(seed, purpose, count, stddev):
-    """Box-Muller in double on the words (2i, 2i + 1), rounded to f32."""
-    words = philox_words(seed, purpose, 0, np.arange((2 * count + 3) // 4)).reshape(-1)[: 2 * count].astype(np.float64)
-    u, v = (words[0::2] + 1) / 2**32, words[1::2] / 2**32
-    return np.float32(stddev) * (np.sqrt(-2 * np.log(u)) * np.cos(2 * math.pi * v)).astype(np.float32)
-
-
-def permuted(indices, count, seed, epoch):
-    """Entries of the epoch's permutation of 0 .. count-1: eight Feistel rounds, repeated until the number is in range."""
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
-    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
-    out = np.array(indices, dtype=np.uint64)
-    todo = np.ones(len(out), dtype=bool)
-    while todo.any():
-        left, right = out[todo] >> shift, out[todo] & mask
-        for r in range(8):
-            mixed = philox_words(seed, "data.order", epoch, np.uint64(r << 32) | right)[:, 0] & mask
-            left, right = right, left ^ mixed
-        out[todo] = left << shift | right
-        todo = out >= count
-    return out.astype(np.int64)
-
-
 # ---- the run's configuration in PyTorch -----------------------------------------------------------------------------
-def refuse_unless(condition, what):
-    if not condition:
-        sys.exit(f"twin_gpt: {what}")
-
-
 def make_model(m, seed):
     config = GPT2Config(
         vocab_size=m["vocab_size"], n_positions=m["context"], n_embd=m["embed_dim"], n_layer=m["depth"], n_head=m["num_heads"], n_inner=m["mlp_dim"] or None,
@@ -102,22 +48,6 @@ def make_optimizer(model, o):
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": o["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
-
-
-def steps_of(duration, steps_per_epoch, tokens_per_step, run_steps):
-    for unit, per in (("st", 1), ("ep", steps_per_epoch), ("tok", 1 / tokens_per_step), ("run", run_steps)):
-        if duration.endswith(unit):
-            value = float(duration.removesuffix(unit)) * per
-            return max(1, math.floor(value + 0.5)) if value > 0 else 0
-    sys.exit(f"twin_gpt: unknown duration {duration}")
-
-
-def learning_rate(s, peak, t, warmup, total):
-    if t < warmup:
-        return peak * (t + 1) / (warmup + 1)
-    f, u = s["final_factor"], min(1.0, (t - warmup) / max(1, total - warmup))
-    refuse_unless(s["name"] in ("constant", "cosine", "linear"), f"schedule {s['name']} is not covered")
-    return peak * {"constant": 1.0, "cosine": f + (1 - f) * 0.5 * (1 + math.cos(math.pi * u)), "linear": 1 - (1 - f) * u}[s["name"]]
 
 
 class Windows:
@@ -181,30 +111,6 @@ def train(recipe, steps, out):
         if t % 20 == 0:
             print(f"step {t + 1}/{min(steps, total)} loss {loss:.4f} {records[-1]['seconds'] * 1e3:.0f} ms", file=sys.stderr)
     return records, per_step
-
-
-def compare(records, metrics, per_step):
-    ours = {m["step"]: m for m in map(json.loads, metrics.read_text().splitlines()) if m["event"] == "step"}
-    pairs = [(r, ours[r["step"]]) for r in records if r["step"] in ours]
-    refuse_unless(pairs, "the run has no steps to compare with yet")
-    gap = lambda field, rows: max(rows, key=lambda p: abs(p[0][field] - p[1][field]))
-    early = [p for p in pairs if p[0]["step"] <= 200]
-    worst, last = gap("loss", early), pairs[-1]
-    mine = [per_step / p[1]["rate"] for p in pairs]
-    theirs = [p[0]["seconds"] for p in pairs]
-    return {
-        "steps": len(pairs),
-        "largest_gap_first_200": abs(worst[0]["loss"] - worst[1]["loss"]),
-        "largest_gap_at_step": worst[0]["step"],
-        "last_step": last[0]["step"],
-        "last_loss": [last[1]["loss"], last[0]["loss"]],
-        "last_gap": abs(last[0]["loss"] - last[1]["loss"]),
-        "largest_gap": abs((w := gap("loss", pairs))[0]["loss"] - w[1]["loss"]),
-        "largest_lr_gap": abs((w := gap("lr", pairs))[0]["lr"] - w[1]["lr"]),
-        "largest_grad_norm_gap_first_200": abs((w := gap("grad_norm", early))[0]["grad_norm"] - w[1]["grad_norm"]),
-        "median_step_seconds": {"accrete": statistics.median(mine), "pytorch": statistics.median(theirs)},
-        "total_step_seconds": {"accrete": sum(mine), "pytorch": sum(theirs)},
-    }
 
 
 def main():
