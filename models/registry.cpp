@@ -9,6 +9,8 @@
 #include "models/gpt.h"
 #include "models/gpt_hf.h"
 #include "models/gpt_llmc.h"
+#include "models/hf_config.h"
+#include "models/volo_timm.h"
 #include "models/weights.h"
 
 namespace accrete {
@@ -48,6 +50,12 @@ std::unique_ptr<Model> load_checkpoint(const fs::path& folder, DType compute, De
   return model;
 }
 
+// "volo_d1_224": what the config.json of timm's files names; "" in those of other libraries.
+std::string timm_architecture(const fs::path& weights) {
+  const fs::path folder = fs::is_directory(weights) ? weights : weights.parent_path();
+  return HfConfig(folder / "config.json").text("architecture", "");
+}
+
 }  // namespace
 
 fs::path newest_checkpoint(const fs::path& run) {
@@ -83,13 +91,15 @@ ModelPlace find_model(const fs::path& path) {
 
 std::unique_ptr<Model> make_model(const std::string& family, const Json& config, DType compute, Device device) {
   if (family == "gpt") return make_gpt(config, compute, device);
-  fail("model", "unknown family \"", printable(family), "\"; expected gpt");
+  if (family == "volo") return make_volo(config, compute, device);
+  fail("model", "unknown family \"", printable(family), "\"; expected gpt or volo");
 }
 
 std::unique_ptr<Model> load_model(const fs::path& path, DType compute, Device device) {
   const ModelPlace place = find_model(path);
   if (is_checkpoint(place.weights)) return load_checkpoint(place.weights, compute, device);
   if (place.kind == ModelKind::llmc) return read_llmc(place.weights, compute, device);
+  if (timm_architecture(place.weights).starts_with("volo")) return read_volo_timm(place.weights, compute, device);
   return read_gpt_hf(place.weights, compute, device);
 }
 

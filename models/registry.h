@@ -10,7 +10,8 @@
 namespace accrete {
 
 // What a path is:
-//   hugging_face   folder with config.json ("model_type") and model.safetensors[.index.json], or a .safetensors file
+//   hugging_face   folder with config.json (transformers' "model_type", timm's "architecture") and
+//                  model.safetensors[.index.json], or a .safetensors file
 //   checkpoint     folder with state.json ("family", "model") and params.safetensors, finished when COMPLETE is there
 //   run            folder with ckpt/NNNNNNNN/ or model/
 //   llmc           a .bin file of llm.c

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,8 +21,10 @@ struct TensorName {
   std::string theirs, ours;
   Shape shape;
   bool transposed = false;
+  std::optional<Shape> stored;  // other axes, same order of numbers
+  int64_t kernel = 0;           // of a convolution: (O, kernel * kernel * C) is stored (O, C, kernel, kernel)
 
-  Shape stored_shape() const { return transposed ? Shape{shape[1], shape[0]} : shape; }
+  Shape stored_shape() const;
 };
 
 // Tensors of a file by the name that the family's table uses (prefixes removed, buffers left out).
@@ -38,6 +41,8 @@ void check_tensors(const std::vector<TensorName>& wanted, const FoundTensors& fo
 
 // Values of F64, F32, F16 or BF16 as f32, row-major in our shape; Error for other types.
 std::vector<float> values_of(const SafetensorsEntry& entry, bool transposed = false);
+// The same from the layout that the table's row describes.
+std::vector<float> values_of(const SafetensorsEntry& entry, const TensorName& name);
 
 // Sets the parameters that the table names and refreshes the store. check_tensors comes first.
 void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, const FoundTensors& found);
