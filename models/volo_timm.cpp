@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/core/file.h"
 #include "engine/core/json.h"
 #include "models/hf_config.h"
 
@@ -163,6 +162,64 @@ void apply_args(const Reader& r, VoloConfig& c, const json& args) {
   for (size_t i = 0; i < 2; ++i) c.mlp_dim[i] = static_cast<int64_t>(static_cast<double>(c.embed_dim[i]) * ratios[i]);
 }
 
+// ---- a file without config.json: what the shapes tell
+std::string_view plain_name(std::string_view name) {
+  for (size_t before = 0; before != name.size();) {
+    before = name.size();
+    name = without_wrappers(name);
+    if (name.starts_with("state_dict.")) name.remove_prefix(11);
+  }
+  return name;
+}
+
+class Shapes {
+ public:
+  Shapes(const FoundTensors& found, const std::string& where) : found_(found), where_(where) {}
+
+  int64_t size(const std::string& name, size_t rank, size_t axis) const {
+    const auto it = found_.find(name);
+    check(it != found_.end(), where_, "no tensor \"", name, "\"; expected a VOLO");
+    check(it->second.shape.size() == rank, where_, "\"", name, "\" has ", it->second.shape.size(), " axes; expected ",
+          rank);
+    return it->second.shape[axis];
+  }
+  // Blocks 0 .. n-1, found one after the other.
+  int64_t blocks(const std::string& group) const {
+    int64_t n = 0;
+    while (found_.contains(group + "." + std::to_string(n) + ".norm1.weight")) ++n;
+    return n;
+  }
+
+ private:
+  const FoundTensors& found_;
+  const std::string& where_;
+};
+
+VoloConfig config_from_shapes(const Shapes& s, const std::string& where) {
+  VoloConfig c;
+  c.stem_dim = s.size("patch_embed.conv.0.weight", 4, 0);
+  c.channels = s.size("patch_embed.conv.0.weight", 4, 1);
+  c.patch = 2 * s.size("patch_embed.proj.weight", 4, 2);
+  c.image_size = 2 * c.patch * s.size("pos_embed", 4, 1);
+  c.classes = s.size("head.weight", 2, 0);
+  c.embed_dim = {s.size("patch_embed.proj.weight", 4, 0), s.size("pos_embed", 4, 3)};
+  c.depth = {s.blocks(volo_group(0)), s.blocks(volo_group(1))};
+  while (const int64_t n = s.blocks(volo_group(static_cast<int64_t>(c.depth.size())))) c.depth.push_back(n);
+  c.class_blocks = s.blocks("post_network");
+  check(c.depth[0] > 0 && c.depth[1] > 0, where,
+        "no outlookers or no transformers; expected a VOLO with both, or a "
+        "config.json");
+  c.mlp_dim = {s.size("network.0.0.mlp.fc1.weight", 2, 0), s.size("network.2.0.mlp.fc1.weight", 2, 0)};
+  int64_t heads = 0;
+  for (const Architecture& a : architectures())
+    if (const VoloConfig known = volo_preset(a.ours); known.embed_dim[1] == c.embed_dim[1]) heads = known.num_heads[1];
+  check(heads > 0, where, "no published model has the width ", c.embed_dim[1], "; expected a config.json");
+  c.num_heads = {s.size("network.0.0.attn.attn.weight", 2, 0) / 81, heads};
+  VoloConfig checked;
+  from_json(checked, to_json(c), "", where);  // the ranges of our own fields
+  return checked;
+}
+
 // Settings of ours that timm has no place for, where they differ from the defaults.
 constexpr const char* kOwn = "accrete";
 constexpr const char* kOwnFields[] = {"init_std", "pos_offset", "class_weight", "token_weight"};
@@ -200,13 +257,8 @@ VoloConfig read_volo_timm_config(const fs::path& path) {
     }
   check(found, r.where, "\"architecture\" is \"", printable(name), "\"; expected one of ", known);
 
-  const json file = parse_json(read_text(path, size_t{16} << 20), r.where);
-  const auto object = [&](const char* key) {
-    const json value = file.value(key, json::object());
-    if (!value.is_object()) r.wrong(key, value, "an object");
-    return value;
-  };
-  const json args = object("model_args"), pretrained = object("pretrained_cfg");
+  const json& file = hf.json();
+  const json args = hf.child("model_args").json(), pretrained = hf.child("pretrained_cfg").json();
   if (pretrained.contains("input_size")) {
     const json& size = pretrained["input_size"];
     if (!size.is_array() || size.size() != 3) r.wrong("input_size", size, "three numbers");
@@ -218,7 +270,7 @@ VoloConfig read_volo_timm_config(const fs::path& path) {
   apply_args(r, c, args);
 
   Json ours = to_json(c);
-  const json own = object(kOwn);
+  const json own = hf.child(kOwn).json();
   for (const char* key : kOwnFields)
     if (own.contains(key)) ours[key] = own[key];
   VoloConfig checked;
@@ -226,7 +278,7 @@ VoloConfig read_volo_timm_config(const fs::path& path) {
   return checked;
 }
 
-json volo_timm_config(const VoloConfig& c, const VoloTimmOptions& options) {
+json volo_timm_config(const VoloConfig& c, const PictureInfo& info) {
   check(c.layer_norm_eps == VoloConfig().layer_norm_eps, "volo", "layer_norm_eps is ", c.layer_norm_eps,
         "; expected 1e-05, as timm's VOLO has no other");
   const json all = class_args(c);
@@ -248,52 +300,60 @@ json volo_timm_config(const VoloConfig& c, const VoloTimmOptions& options) {
   }
   if (c.drop_path > 0) args["drop_path_rate"] = c.drop_path;
 
-  json pretrained = {{"classifier", {"head", "aux_head"}},
-                     {"custom_load", false},
-                     {"first_conv", "patch_embed.conv.0"},
-                     {"fixed_input_size", true},
-                     {"input_size", {c.channels, c.image_size, c.image_size}},
-                     {"interpolation", "bicubic"},
-                     {"num_classes", c.classes},
-                     {"pool_size", nullptr}};
-  if (!options.mean.empty()) pretrained["mean"] = options.mean;
-  if (!options.std.empty()) pretrained["std"] = options.std;
+  json pretrained = timm_pretrained_cfg(info, c.image_size, c.channels, c.classes, {"head", "aux_head"});
+  pretrained["first_conv"] = "patch_embed.conv.0";
   json j = {{"architecture", architecture},
             {"global_pool", "token"},
             {"num_classes", c.classes},
             {"num_features", c.embed_dim.at(1)},
             {"pretrained_cfg", pretrained}};
   if (!args.empty()) j["model_args"] = args;
+  if (!info.class_names.empty()) j["label_names"] = class_labels(info, c.classes);
   const Json ours = to_json(c), usual = to_json(VoloConfig());
   for (const char* key : kOwnFields)
     if (ours[key] != usual[key]) j[kOwn][key] = ours[key];
   return j;
 }
 
-std::unique_ptr<Volo> read_volo_timm(const fs::path& path, DType compute, Device device) {
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
-  const VoloConfig config = read_volo_timm_config(folder / "config.json");
+bool is_volo_head(std::string_view ours) { return ours.starts_with("head.") || ours.starts_with("aux_head."); }
+
+bool has_volo_names(const Safetensors& file) {
+  return std::any_of(file.entries().begin(), file.entries().end(),
+                     [](const SafetensorsEntry& e) { return plain_name(e.name) == "patch_embed.conv.0.weight"; });
+}
+
+std::unique_ptr<Volo> read_volo_timm(const fs::path& path, DType compute, Device device,
+                                     const VoloReadOptions& options) {
+  const fs::path description = (fs::is_directory(path) ? path : path.parent_path()) / "config.json";
   const Safetensors file = Safetensors::open(path);
   const std::string where = path.string();
   FoundTensors found;
   for (const SafetensorsEntry& e : file.entries())
-    if (!e.name.ends_with(".num_batches_tracked")) add_found(found, without_wrappers(e.name), e, where);
+    if (!e.name.ends_with(".num_batches_tracked")) add_found(found, plain_name(e.name), e, where);
+  VoloConfig config =
+      fs::exists(description) ? read_volo_timm_config(description) : config_from_shapes(Shapes(found, where), where);
   check(config.blocks() + config.class_blocks <= static_cast<int64_t>(found.size()), where, "config.json asks for ",
         config.blocks() + config.class_blocks, " blocks; the file has only ", found.size(), " tensors");
-  const auto names = volo_timm_names(Volo(config, compute, kDry));  // without memory
+  const bool new_heads = options.reset_head > 0;
+  if (new_heads) config.classes = options.reset_head;
+  auto names = volo_timm_names(Volo(config, compute, kDry));  // without memory
+  if (new_heads) {
+    std::erase_if(names, [](const TensorName& n) { return is_volo_head(n.ours); });
+    std::erase_if(found, [](const auto& t) { return is_volo_head(t.first); });
+  }
   check_tensors(names, found, where);
   auto model = std::make_unique<Volo>(config, compute, device);
+  if (new_heads) model->params().initialise(options.seed);
   load_tensors(model->params(), names, found);
   return model;
 }
 
-void write_volo_timm(const fs::path& folder, const Volo& model, const VoloTimmOptions& options) {
-  const json config = volo_timm_config(model.settings(), options);
+void write_volo_timm(const fs::path& folder, const Volo& model, const PictureInfo& info, DType dtype) {
+  const json config = volo_timm_config(model.settings(), info);
   std::error_code error;
   fs::create_directories(folder, error);
   check(!error, "volo", "cannot make the folder ", folder.string(), ": ", error.message());
-  save_tensors(folder / "model.safetensors", static_cast<const Model&>(model).params(), volo_timm_names(model),
-               options.dtype);
+  save_tensors(folder / "model.safetensors", static_cast<const Model&>(model).params(), volo_timm_names(model), dtype);
   write_hf_json(folder / "config.json", config);
 }
 

@@ -59,6 +59,23 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + ")";
 }
 
+int index_of(const ParamStore& store, const TensorName& t) {
+  const int index = store.find(t.ours);
+  check(index >= 0, "weights", "the model has no parameter \"", t.ours, "\"");
+  return index;
+}
+
+// The numbers of the parameter that the stored tensor holds; shares memory.
+Tensor part_of(const ParamStore& store, int index, const TensorName& t) {
+  const Tensor whole = store.value(index);
+  const Shape& s = t.shape;
+  const int64_t row = s.rank() > 0 && s[0] > 0 ? s.count() / s[0] : 0;  // numbers in an entry of the first axis
+  const int64_t first = t.first_row * row;
+  check(first + s.count() <= whole.count(), "weights", "\"", t.ours, "\" of shape ", whole.shape(), " has no ", s,
+        " from row ", t.first_row);
+  return whole.flat(first, s.count());
+}
+
 }  // namespace
 
 Shape TensorName::stored_shape() const {
@@ -138,11 +155,15 @@ std::vector<float> values_of(const SafetensorsEntry& e, const TensorName& t) {
 
 void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, const FoundTensors& found) {
   const SegmentScope segment(Segment::data);
+  std::map<int, int64_t> held;  // numbers of each parameter that the table holds
   for (const TensorName& w : wanted) {
-    const int index = store.find(w.ours);
-    check(index >= 0, "weights", "the model has no parameter \"", w.ours, "\"");
-    const Tensor target = store.value(index);
-    target.copy_from(Tensor::from(values_of(found.find(w.theirs)->second, w), target.shape()));
+    const int index = index_of(store, w);
+    part_of(store, index, w).copy_from(Tensor::from(values_of(found.find(w.theirs)->second, w), w.shape));
+    held[index] += w.shape.count();
+  }
+  for (const auto& [index, count] : held) {
+    const ParamEntry& e = store.entries()[static_cast<size_t>(index)];
+    check(count == e.count(), "weights", "the table holds ", count, " numbers of \"", e.name, "\" of shape ", e.shape);
   }
   store.refresh();
 }
@@ -161,12 +182,7 @@ void save_tensors(const std::filesystem::path& path, const ParamStore& store, co
     if (t.ours.empty()) {
       values.assign(count, 0.0f);
     } else {
-      const int index = store.find(t.ours);
-      check(index >= 0, "weights", "the model has no parameter \"", t.ours, "\"");
-      values = store.value(index).to_vector<float>();
-      check(values.size() >= count, "weights", "\"", t.ours, "\" is smaller than ", t.shape);
-      values.resize(count);
-      values = in_file_order(std::move(values), t);
+      values = in_file_order(part_of(store, index_of(store, t), t).to_vector<float>(), t);
     }
     if (dtype == DType::f32) return values.data();
     narrow.resize(count);

@@ -112,7 +112,7 @@ TEST_CASE("a convolution is stored (out, in, row, column)") {
 TEST_CASE("bf16 export rounds once") {
   const TempFolder folder;
   const auto model = read_volo_timm(golden("volo_b"), DType::f32, kCpu);
-  write_volo_timm(folder.path(), *model, {.dtype = DType::bf16});
+  write_volo_timm(folder.path(), *model, {}, DType::bf16);
   auto want = all_values(*model);
   for (float& x : want) x = to_float(from_float<bf16>(x));
   CHECK(same_bits(all_values(*read_volo_timm(folder.path(), DType::f32, kCpu)), want));
@@ -146,13 +146,16 @@ TEST_CASE("published sizes keep their names, others are described in full") {
   c.image_size = 48, c.patch = 4, c.channels = 1, c.classes = 11, c.stem_dim = 5, c.class_blocks = 1;
   c.depth = {1, 2}, c.embed_dim = {6, 14}, c.num_heads = {3, 2}, c.mlp_dim = {7, 29}, c.drop_path = 0.25;
   c.init_std = 0.5, c.pos_offset = 0.1, c.class_weight = 2, c.token_weight = 0.25;
-  const json j = volo_timm_config(c, {.mean = {0.5}, .std = {0.25}});
+  const json j =
+      volo_timm_config(c, {.class_names = std::vector<std::string>(11, "x"), .mean = {0.5}, .stddev = {0.25}});
   CHECK(to_json(read_back(j)) == to_json(c));
   CHECK(j["model_args"]["downsamples"] == json({true, false}));
   CHECK(j["model_args"]["post_layers"] == json({"ca"}));
   CHECK(j["num_features"] == 14);
   CHECK(j["pretrained_cfg"]["input_size"] == json({1, 48, 48}));
   CHECK(j["pretrained_cfg"]["mean"] == json({0.5}));
+  CHECK(j["pretrained_cfg"]["first_conv"] == "patch_embed.conv.0");
+  CHECK(j["label_names"].size() == 11);
   // Ratios that no double hits exactly still give the width, as timm computes it.
   for (const int64_t hidden : {1, 5, 29, 100, 577}) {
     c.mlp_dim = {hidden, hidden};
@@ -215,6 +218,49 @@ TEST_CASE("what a config.json must not say") {
   check_sentence(with_arg("mlp_ratio", "3"), {"mlp_ratio", "a number"});
   check_sentence(with_arg("img_size", {224, 192}), {"img_size", "one side"});
   check_sentence(with_arg("swiglu", true), {"swiglu", "not known"});
+}
+
+TEST_CASE("a release without config.json: sizes from the shapes") {
+  const TempFolder folder;
+  VoloConfig c = volo_preset("volo-d1");
+  c.depth = {1, 2, 1}, c.image_size = 32, c.stem_dim = 3, c.mlp_dim = {20, 30}, c.classes = 7, c.class_blocks = 1;
+  Volo model(c, DType::f32, kCpu);
+  model.params().initialise(2);
+  write_volo_timm(folder.path(), model);
+  Weights w = read_weights(folder.path() / "model.safetensors");
+  std::vector<SafetensorsEntry> entries;
+  for (const auto& [name, t] : w)
+    entries.push_back(
+        {"state_dict.module." + name, "F32", t.shape, reinterpret_cast<const std::byte*>(t.values.data()), 0});
+  save_safetensors(folder.path() / "model.safetensors", entries);
+  fs::remove(folder.path() / "config.json");
+  const auto again = load_model(folder.path(), DType::f32, kCpu);
+  CHECK(again->family() == "volo");
+  CHECK(again->config() == model.config());
+  CHECK(same_bits(all_values(*again), all_values(model)));
+  // The narrow golden model has no published number of heads.
+  Copy golden_copy;
+  golden_copy.read();
+  fs::remove(golden_copy.path / "config.json");
+  check_sentence(error_of([&] { load_model(golden_copy.path, DType::f32, kCpu); }), {"width 10", "config.json"});
+}
+
+TEST_CASE("new heads for other classes") {
+  const auto old = read_volo_timm(golden("volo_a"), DType::f32, kCpu);
+  const auto made = load_model(golden("volo_a"), DType::f32, kCpu, {.reset_head = 3, .seed = 5});
+  const ParamStore& now = static_cast<const Model&>(*made).params();
+  for (size_t i = 0; i < now.entries().size(); ++i) {
+    const ParamEntry& e = now.entries()[i];
+    CAPTURE(e.name);
+    const int before = old->params().find(e.name);
+    if (is_volo_head(e.name))
+      CHECK(e.shape[0] == 3);
+    else
+      CHECK(
+          same_bits(now.value(static_cast<int>(i)).to_vector<float>(), old->params().value(before).to_vector<float>()));
+  }
+  const auto head = now.value(now.find("aux_head.weight")).to_vector<float>();
+  CHECK(std::any_of(head.begin(), head.end(), [](float x) { return x != 0; }));
 }
 
 TEST_CASE("names: wrappers and counters; everything that does not fit is listed") {
