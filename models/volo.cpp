@@ -128,15 +128,10 @@ Tensor VoloBlock::operator()(const Tensor& x, const Context& ctx) const {
 Outlooker::Outlooker(Scope s, const VoloConfig& c, double rate)
     : VoloBlock(s, c, 0, rate), attn(s / "attn", c.embed_dim[0], c.num_heads[0], linear_init(c)) {}
 
-VoloTransformer::VoloTransformer(Scope s, const VoloConfig& c, double rate) : VoloBlock(s, c, 1, rate) {
-  const int64_t C = c.embed_dim[1], head_dim = C / c.num_heads[1];
-  const Scope in = s / "attn";  // only the second layer has a bias, unlike nn::SelfAttention's own
-  attn.qkv = nn::Linear(in / "qkv", C, kEmbed, 3 * C, heads_axis(head_dim, 3), linear_init(c), false);
-  attn.proj =
-      nn::Linear(in / "proj", C, heads_axis(head_dim), C, kEmbed, linear_init(c), true, Marks{.branch_end = true});
-  attn.num_heads = c.num_heads[1];
-  attn.path = in.path();
-}
+// Only the second layer of the attention has a bias.
+VoloTransformer::VoloTransformer(Scope s, const VoloConfig& c, double rate)
+    : VoloBlock(s, c, 1, rate),
+      attn(s / "attn", c.embed_dim[1], c.num_heads[1], false, 0.0f, linear_init(c), linear_init(c), true, false) {}
 
 Tensor VoloTransformer::attend(const Tensor& x, const Context& ctx) const {
   return on_grid(attn(as_tokens(x), ctx), x.size(1), x.size(2));
