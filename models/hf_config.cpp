@@ -1,5 +1,6 @@
 #include "models/hf_config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/core/error.h"
@@ -49,6 +50,33 @@ std::string HfConfig::text(const char* key, const std::string& absent) const {
   if (!has(key)) return absent;
   if (!at(key).is_string()) wrong(key, "text");
   return at(key).get<std::string>();
+}
+
+std::vector<double> HfConfig::numbers(const char* key) const {
+  std::vector<double> list;
+  if (!has(key)) return list;
+  const bool right = at(key).is_array() && std::all_of(at(key).begin(), at(key).end(), [](const auto& v) {
+                       return v.is_number() && std::isfinite(v.template get<double>());
+                     });
+  if (!right) wrong(key, "a list of numbers");
+  for (const auto& v : at(key)) list.push_back(v.get<double>());
+  return list;
+}
+
+std::vector<std::string> HfConfig::texts(const char* key) const {
+  std::vector<std::string> list;
+  if (!has(key)) return list;
+  const bool right =
+      at(key).is_array() && std::all_of(at(key).begin(), at(key).end(), [](const auto& v) { return v.is_string(); });
+  if (!right) wrong(key, "a list of texts");
+  for (const auto& v : at(key)) list.push_back(v.get<std::string>());
+  return list;
+}
+
+HfConfig HfConfig::child(const char* key) const {
+  if (!has(key)) return HfConfig(where_ + ": " + key, nlohmann::json::object());
+  if (!at(key).is_object()) wrong(key, "an object");
+  return HfConfig(where_ + ": " + key, at(key));
 }
 
 void HfConfig::refuse_unless(const char* key, bool supported) const {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace accrete {
 
@@ -21,10 +22,16 @@ class HfConfig {
   double number(const char* key, double absent) const;  // 0 or above, finite
   bool flag(const char* key, bool absent) const;
   std::string text(const char* key, const std::string& absent) const;
+  std::vector<double> numbers(const char* key) const;     // list of numbers; empty where there is none
+  std::vector<std::string> texts(const char* key) const;  // list of texts; empty where there is none
+  // The object inside; an empty one where there is none.
+  HfConfig child(const char* key) const;
+  const nlohmann::json& json() const { return json_; }
   // Error "... is not supported" unless the flag is absent or has this value.
   void refuse_unless(const char* key, bool supported) const;
 
  private:
+  HfConfig(std::string where, nlohmann::json json) : where_(std::move(where)), json_(std::move(json)) {}
   [[noreturn]] void wrong(const char* key, const std::string& expected) const;
   const nlohmann::json& at(const char* key) const { return json_.at(key); }
 

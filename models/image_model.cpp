@@ -39,7 +39,7 @@ EvalSums ImageModel::evaluate(const Batch& batch, const Context& ctx) {
 }
 
 void ImageModel::set_teacher(std::shared_ptr<const ImageModel> teacher, const DistillConfig& config) {
-  check(learns_from_teacher(), "distill", "this model learns from no teacher; expected a model of family vit");
+  check(learns_from_teacher(), "distill", "this model learns from no teacher; expected a ViT with distilled = true");
   check(teacher->classes() == classes(), "distill", "the teacher tells ", teacher->classes(),
         " classes apart; expected ", classes(), ", those of the data");
   check(teacher->channels() == channels() && teacher->image_size() == image_size(), "distill",
@@ -58,8 +58,14 @@ Tensor ImageModel::teacher_logits(const Batch& batch) const {
 Tensor ImageModel::class_loss(const Tensor& logits, const Batch& batch, bool bce) {
   const auto soft = batch.extra.find("soft_targets");
   if (bce) {
-    check(soft != batch.extra.end(), "model", "binary cross-entropy needs targets for every class");
-    return ops::binary_cross_entropy(logits, soft->second);
+    check(soft != batch.extra.end(), "model",
+          "binary cross-entropy needs targets for every class; expected mixup or cutmix");
+    Tensor hit;  // 1 where a target is above 0: the tanh of anything large
+    {
+      const NoGrad quiet;
+      hit = ops::unary(ops::Unary::tanh, ops::scale(soft->second, 1e30f));
+    }
+    return ops::binary_cross_entropy(logits, hit);
   }
   return soft != batch.extra.end() ? ops::soft_cross_entropy(logits, soft->second)
                                    : ops::cross_entropy(logits, batch.targets);

@@ -9,6 +9,10 @@
 #include "models/gpt.h"
 #include "models/gpt_hf.h"
 #include "models/gpt_llmc.h"
+#include "models/hf_config.h"
+#include "models/vit_hf.h"
+#include "models/vit_timm.h"
+#include "models/volo_timm.h"
 #include "models/weights.h"
 
 namespace accrete {
@@ -37,15 +41,69 @@ fs::path finished(const fs::path& checkpoint) {
   return checkpoint;
 }
 
-std::unique_ptr<Model> load_checkpoint(const fs::path& folder, DType compute, Device device) {
+struct FamilyRow {
+  const char* name;
+  std::unique_ptr<Model> (*make)(const Json&, DType, Device);
+};
+constexpr FamilyRow kFamilies[] = {{"gpt", make_gpt}, {"vit", make_vit}, {"volo", make_volo}};
+
+void refuse_new_head(const LoadOptions& options) {
+  check(options.reset_head == 0, "model",
+        "a new classifier was asked for and this model has none; expected a model of ", "pictures");
+}
+
+// Everything but the parts whose sizes are those of the classes.
+void load_without_head(ParamStore& store, const fs::path& file_path) {
+  const Safetensors file = Safetensors::open(file_path);
+  const auto is_head = [](std::string_view name) { return is_vit_head(name) || is_volo_head(name); };
+  FoundTensors found;
+  for (const SafetensorsEntry& e : file.entries())
+    if (!is_head(e.name)) add_found(found, e.name, e, file_path.string());
+  auto table = own_names(store);
+  std::erase_if(table, [&](const TensorName& t) { return is_head(t.ours); });
+  check_tensors(table, found, file_path.string());
+  load_tensors(store, table, found);
+}
+
+std::unique_ptr<Model> load_checkpoint(const fs::path& folder, DType compute, Device device,
+                                       const LoadOptions& options) {
   const std::string where = (folder / "state.json").string();
-  const Json state = read_json(folder / "state.json");
+  Json state = read_json(folder / "state.json");
   check(state.is_object() && state.contains("family") && state["family"].is_string() && state.contains("model") &&
             state["model"].is_object(),
         where, "expected an object with \"family\" and \"model\"");
+  const bool new_head = options.reset_head > 0;
+  if (new_head && !state["model"].contains("classes")) refuse_new_head(options);
+  if (new_head) state["model"]["classes"] = options.reset_head;
   auto model = make_model(state["family"].get<std::string>(), state["model"], compute, device);
-  load_own(model->params(), folder / "params.safetensors");
+  if (new_head) {
+    model->params().initialise(options.seed);
+    load_without_head(model->params(), folder / "params.safetensors");
+  } else {
+    load_own(model->params(), folder / "params.safetensors");
+  }
   return model;
+}
+
+// Files of other libraries, by what config.json or else the tensors' names say.
+std::unique_ptr<Model> load_foreign(const fs::path& path, DType compute, Device device, const LoadOptions& options) {
+  const fs::path config = (fs::is_directory(path) ? path : path.parent_path()) / "config.json";
+  const VitReadOptions vit{options.reset_head, options.seed};
+  const VoloReadOptions volo{options.reset_head, options.seed};
+  if (!fs::exists(config)) {
+    const Safetensors file = Safetensors::open(path);
+    if (has_volo_names(file)) return read_volo_timm(path, compute, device, volo);
+    if (has_timm_vit_names(file)) return read_vit_timm(path, compute, device, vit);
+  } else {
+    const HfConfig hf(config);
+    const std::string type = hf.text("model_type", "");
+    if (type == "vit" || type == "deit") return read_vit_hf(path, compute, device, vit);
+    if (type.empty() && hf.text("architecture", "").starts_with("volo"))
+      return read_volo_timm(path, compute, device, volo);
+    if (type.empty() && hf.has("architecture")) return read_vit_timm(path, compute, device, vit);
+  }
+  refuse_new_head(options);
+  return read_gpt_hf(path, compute, device);
 }
 
 }  // namespace
@@ -81,16 +139,31 @@ ModelPlace find_model(const fs::path& path) {
        "with state.json and params.safetensors, or a run with ckpt/ or model/");
 }
 
-std::unique_ptr<Model> make_model(const std::string& family, const Json& config, DType compute, Device device) {
-  if (family == "gpt") return make_gpt(config, compute, device);
-  fail("model", "unknown family \"", printable(family), "\"; expected gpt");
+const std::vector<std::string>& model_families() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> list;
+    for (const FamilyRow& row : kFamilies) list.emplace_back(row.name);
+    return list;
+  }();
+  return names;
 }
 
-std::unique_ptr<Model> load_model(const fs::path& path, DType compute, Device device) {
+std::unique_ptr<Model> make_model(const std::string& family, const Json& config, DType compute, Device device) {
+  for (const FamilyRow& row : kFamilies)
+    if (family == row.name) return row.make(config, compute, device);
+  std::string known;
+  for (const std::string& name : model_families()) known += (known.empty() ? "" : ", ") + name;
+  fail("model", "unknown family \"", printable(family), "\"; expected one of ", known);
+}
+
+std::unique_ptr<Model> load_model(const fs::path& path, DType compute, Device device, const LoadOptions& options) {
   const ModelPlace place = find_model(path);
-  if (is_checkpoint(place.weights)) return load_checkpoint(place.weights, compute, device);
-  if (place.kind == ModelKind::llmc) return read_llmc(place.weights, compute, device);
-  return read_gpt_hf(place.weights, compute, device);
+  if (is_checkpoint(place.weights)) return load_checkpoint(place.weights, compute, device, options);
+  if (place.kind == ModelKind::llmc) {
+    refuse_new_head(options);
+    return read_llmc(place.weights, compute, device);
+  }
+  return load_foreign(place.weights, compute, device, options);
 }
 
 fs::path find_tokenizer(const fs::path& path) {

@@ -4,13 +4,16 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "engine/nn/model.h"
 
 namespace accrete {
 
 // What a path is:
-//   hugging_face   folder with config.json ("model_type") and model.safetensors[.index.json], or a .safetensors file
+//   hugging_face   folder with config.json ("model_type", or timm's "architecture") and model.safetensors[.index.json],
+//                  or a .safetensors file
 //   checkpoint     folder with state.json ("family", "model") and params.safetensors, finished when COMPLETE is there
 //   run            folder with ckpt/NNNNNNNN/ or model/
 //   llmc           a .bin file of llm.c
@@ -29,9 +32,17 @@ ModelPlace find_model(const std::filesystem::path& path);
 // The newest finished checkpoint below RUN/ckpt; empty when there is none.
 std::filesystem::path newest_checkpoint(const std::filesystem::path& run);
 
-// Reads the model at `path`, ready to use.
-std::unique_ptr<Model> load_model(const std::filesystem::path& path, DType compute, Device device);
+struct LoadOptions {
+  int64_t reset_head = 0;  // classes of a new, random classifier in place of the stored one; 0: the stored one
+  uint64_t seed = 1;       // of the new classifier
+};
+// Reads the model at `path`, ready to use. The family of foreign files follows from config.json, or without one from
+// the names of the tensors. Error when a new classifier is asked for and the family has none.
+std::unique_ptr<Model> load_model(const std::filesystem::path& path, DType compute, Device device,
+                                  const LoadOptions& options = {});
 
+// The families that make_model knows.
+const std::vector<std::string>& model_families();
 // A model of the family from its config; values are not initialised. Error for unknown families.
 std::unique_ptr<Model> make_model(const std::string& family, const nlohmann::ordered_json& config, DType compute,
                                   Device device);

@@ -25,16 +25,26 @@ std::vector<float> converted(size_t n, Get get) {
   return out;
 }
 
-// (rows, cols) -> (cols, rows), in tiles that stay in the first-level cache.
-std::vector<float> transpose(const float* in, int64_t rows, int64_t cols) {
+// (count, rows, cols) -> (count, cols, rows), in tiles that stay in the first-level cache.
+std::vector<float> transpose(const std::vector<float>& in, int64_t count, int64_t rows, int64_t cols) {
   constexpr int64_t kTile = 32;
-  std::vector<float> out(static_cast<size_t>(rows * cols));
-  for (int64_t r0 = 0; r0 < rows; r0 += kTile)
-    for (int64_t c0 = 0; c0 < cols; c0 += kTile)
-      for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r)
-        for (int64_t c = c0; c < std::min(cols, c0 + kTile); ++c)
-          out[static_cast<size_t>(c * rows + r)] = in[r * cols + c];
+  std::vector<float> out(in.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const float* x = in.data() + i * rows * cols;
+    float* y = out.data() + i * rows * cols;
+    for (int64_t r0 = 0; r0 < rows; r0 += kTile)
+      for (int64_t c0 = 0; c0 < cols; c0 += kTile)
+        for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r)
+          for (int64_t c = c0; c < std::min(cols, c0 + kTile); ++c) y[c * rows + r] = x[r * cols + c];
+  }
   return out;
+}
+
+// Our numbers in the order of the file.
+std::vector<float> in_file_order(std::vector<float> values, const TensorName& t) {
+  if (t.transposed) return transpose(values, 1, t.shape[0], t.shape[1]);
+  if (t.kernel <= 1) return values;
+  return transpose(values, t.shape[0], t.kernel * t.kernel, t.shape[1] / (t.kernel * t.kernel));
 }
 
 std::string joined(const std::vector<std::string>& items) {
@@ -49,7 +59,30 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + ")";
 }
 
+int index_of(const ParamStore& store, const TensorName& t) {
+  const int index = store.find(t.ours);
+  check(index >= 0, "weights", "the model has no parameter \"", t.ours, "\"");
+  return index;
+}
+
+// The numbers of the parameter that the stored tensor holds; shares memory.
+Tensor part_of(const ParamStore& store, int index, const TensorName& t) {
+  const Tensor whole = store.value(index);
+  const Shape& s = t.shape;
+  const int64_t row = s.rank() > 0 && s[0] > 0 ? s.count() / s[0] : 0;  // numbers in an entry of the first axis
+  const int64_t first = t.first_row * row;
+  check(first + s.count() <= whole.count(), "weights", "\"", t.ours, "\" of shape ", whole.shape(), " has no ", s,
+        " from row ", t.first_row);
+  return whole.flat(first, s.count());
+}
+
 }  // namespace
+
+Shape TensorName::stored_shape() const {
+  if (stored) return *stored;
+  if (kernel > 0) return Shape{shape[0], shape[1] / (kernel * kernel), kernel, kernel};
+  return transposed ? Shape{shape[1], shape[0]} : shape;
+}
 
 std::string_view without_wrappers(std::string_view name) {
   for (bool again = true; again;) {
@@ -111,16 +144,26 @@ std::vector<float> values_of(const SafetensorsEntry& e, bool transposed) {
   } else {
     fail("weights", "\"", printable(e.name), "\" has the type ", e.dtype, "; expected F32, BF16, F16 or F64");
   }
-  return transposed ? transpose(v.data(), e.shape[0], e.shape[1]) : v;
+  return transposed ? transpose(v, 1, e.shape[0], e.shape[1]) : v;
+}
+
+std::vector<float> values_of(const SafetensorsEntry& e, const TensorName& t) {
+  std::vector<float> v = values_of(e, t.transposed);
+  if (t.kernel <= 1) return v;
+  return transpose(v, t.shape[0], t.shape[1] / (t.kernel * t.kernel), t.kernel * t.kernel);
 }
 
 void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, const FoundTensors& found) {
   const SegmentScope segment(Segment::data);
+  std::map<int, int64_t> held;  // numbers of each parameter that the table holds
   for (const TensorName& w : wanted) {
-    const int index = store.find(w.ours);
-    check(index >= 0, "weights", "the model has no parameter \"", w.ours, "\"");
-    const Tensor target = store.value(index);
-    target.copy_from(Tensor::from(values_of(found.find(w.theirs)->second, w.transposed), target.shape()));
+    const int index = index_of(store, w);
+    part_of(store, index, w).copy_from(Tensor::from(values_of(found.find(w.theirs)->second, w), w.shape));
+    held[index] += w.shape.count();
+  }
+  for (const auto& [index, count] : held) {
+    const ParamEntry& e = store.entries()[static_cast<size_t>(index)];
+    check(count == e.count(), "weights", "the table holds ", count, " numbers of \"", e.name, "\" of shape ", e.shape);
   }
   store.refresh();
 }
@@ -139,12 +182,7 @@ void save_tensors(const std::filesystem::path& path, const ParamStore& store, co
     if (t.ours.empty()) {
       values.assign(count, 0.0f);
     } else {
-      const int index = store.find(t.ours);
-      check(index >= 0, "weights", "the model has no parameter \"", t.ours, "\"");
-      values = store.value(index).to_vector<float>();
-      check(values.size() >= count, "weights", "\"", t.ours, "\" is smaller than ", t.shape);
-      values.resize(count);
-      if (t.transposed) values = transpose(values.data(), t.shape[0], t.shape[1]);
+      values = in_file_order(part_of(store, index_of(store, t), t).to_vector<float>(), t);
     }
     if (dtype == DType::f32) return values.data();
     narrow.resize(count);

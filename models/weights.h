@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,13 +16,23 @@
 
 namespace accrete {
 
-// One parameter under its two names. `shape` is ours; a transposed matrix is stored (in, out) in the file.
+// One stored tensor and the parameter that holds its numbers. `shape` is that of its numbers in ours:
+//   the whole parameter                  {"wte.weight", "tokens.weight", Shape{V, C}}
+//   its transpose                        {"c_fc.weight", "fc1.weight", Shape{F, C}, true}         stored (C, F)
+//   rows of it, from row first_row on    {"key.weight", "qkv.weight", Shape{C, C}, false, C}      rows C .. 2C-1
+//   other axes, same order of numbers    {"cls_token", "cls_token", Shape{1, C}, false, 0, Shape{1, 1, C}}
+//   a convolution                        {"proj.weight", "proj.weight", Shape{O, k*k*C}, .kernel = k}  stored (O, C, k,
+//   k)
+// A parameter that is stored in parts (query, key and value of a fused projection) has one row of the table for each.
 struct TensorName {
   std::string theirs, ours;
   Shape shape;
   bool transposed = false;
+  int64_t first_row = 0;
+  std::optional<Shape> stored;
+  int64_t kernel = 0;  // side of a convolution's; our columns are in the order (row, column, channel)
 
-  Shape stored_shape() const { return transposed ? Shape{shape[1], shape[0]} : shape; }
+  Shape stored_shape() const;
 };
 
 // Tensors of a file by the name that the family's table uses (prefixes removed, buffers left out).
@@ -38,13 +49,16 @@ void check_tensors(const std::vector<TensorName>& wanted, const FoundTensors& fo
 
 // Values of F64, F32, F16 or BF16 as f32, row-major in our shape; Error for other types.
 std::vector<float> values_of(const SafetensorsEntry& entry, bool transposed = false);
+// The same from the layout that the table's row describes.
+std::vector<float> values_of(const SafetensorsEntry& entry, const TensorName& name);
 
-// Sets the parameters that the table names and refreshes the store. check_tensors comes first.
+// Sets the parameters that the table names and refreshes the store. check_tensors comes first. The rows of the table
+// that name one parameter must hold all of it.
 void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, const FoundTensors& found);
 
-// Writes the parameters that the table names, in its names, shapes and layout, as f32, bf16 or f16. A table row with
-// fewer rows than the parameter has writes the first ones (a vocabulary padded for speed). Rows whose `ours` is empty
-// are written as zeros. Streams: one tensor at a time is in memory twice.
+// Writes the parameters that the table names, in its names, shapes and layout, as f32, bf16 or f16. A parameter may be
+// written in part (a vocabulary padded for speed). Rows of the table whose `ours` is empty are written as zeros.
+// Streams: one tensor at a time is in memory twice.
 void save_tensors(const std::filesystem::path& path, const ParamStore& store, const std::vector<TensorName>& table,
                   DType dtype, const TextMap& metadata = kPytorchMetadata);
 

@@ -4,11 +4,12 @@
 
 namespace accrete::nn {
 
-Linear::Linear(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, Init init, bool with_bias, Marks marks)
+Linear::Linear(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, Init init, bool with_bias, Marks marks,
+               Init bias_init)
     : path(s.path()) {
   in_axis.input = true;
   weight = s.param("weight", Shape{out, in}, {out_axis, in_axis}, init, true, marks);
-  if (with_bias) bias = s.param("bias", Shape{out}, {out_axis}, Init::zeros(), false, marks);
+  if (with_bias) bias = s.param("bias", Shape{out}, {out_axis}, bias_init, false, marks);
 }
 
 Tensor Linear::operator()(const Tensor& x, const Context& ctx) const {
@@ -34,12 +35,12 @@ ops::ResidualNorm LayerNorm::add_and_norm(const Tensor& x, const Tensor& residua
 }
 
 SelfAttention::SelfAttention(Scope s, int64_t embed_dim, int64_t num_heads_, bool causal_, float attn_dropout_,
-                             Init init, Init proj_init, bool with_bias)
+                             Init init, Init proj_init, bool with_bias, bool with_qkv_bias)
     : num_heads(num_heads_), causal(causal_), attn_dropout(attn_dropout_), path(s.path()) {
   check(num_heads > 0 && embed_dim % num_heads == 0, "model", "embed_dim ", embed_dim,
         " is not divisible by num_heads ", num_heads);
   const int64_t head_dim = embed_dim / num_heads;
-  qkv = Linear(s / "qkv", embed_dim, kEmbed, 3 * embed_dim, heads_axis(head_dim, 3), init, with_bias);
+  qkv = Linear(s / "qkv", embed_dim, kEmbed, 3 * embed_dim, heads_axis(head_dim, 3), init, with_bias && with_qkv_bias);
   proj = Linear(s / "proj", embed_dim, heads_axis(head_dim), embed_dim, kEmbed, proj_init, with_bias,
                 Marks{.branch_end = true});
 }
@@ -73,10 +74,12 @@ Tensor SelfAttention::cached(const Tensor& x, KeyValueCache& cache, const Contex
   return proj(ops::attention_cached(packed, cache.k, cache.v, cache.length, num_heads), ctx);
 }
 
-Mlp::Mlp(Scope s, int64_t embed_dim, int64_t hidden_dim, ops::Gelu form_, Init init, Init out_init, bool with_bias)
+Mlp::Mlp(Scope s, int64_t embed_dim, int64_t hidden_dim, ops::Gelu form_, Init init, Init out_init, bool with_bias,
+         Init bias_init)
     : form(form_), path(s.path()) {
-  fc1 = Linear(s / "fc1", embed_dim, kEmbed, hidden_dim, kMlp, init, with_bias);
-  fc2 = Linear(s / "fc2", hidden_dim, kMlp, embed_dim, kEmbed, out_init, with_bias, Marks{.branch_end = true});
+  fc1 = Linear(s / "fc1", embed_dim, kEmbed, hidden_dim, kMlp, init, with_bias, {}, bias_init);
+  fc2 =
+      Linear(s / "fc2", hidden_dim, kMlp, embed_dim, kEmbed, out_init, with_bias, Marks{.branch_end = true}, bias_init);
 }
 
 Tensor Mlp::operator()(const Tensor& x, const Context& ctx) const {

@@ -14,7 +14,7 @@ struct Linear {
 
   Linear() = default;
   Linear(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, Init init, bool with_bias = true,
-         Marks marks = {});
+         Marks marks = {}, Init bias_init = Init::zeros());
   Tensor operator()(const Tensor& x, const Context& ctx) const;                 // (.., in) -> (.., out)
   Tensor with_gelu(const Tensor& x, ops::Gelu form, const Context& ctx) const;  // gelu(linear(x))
 };
@@ -47,7 +47,7 @@ struct SelfAttention {
 
   SelfAttention() = default;
   SelfAttention(Scope s, int64_t embed_dim, int64_t num_heads, bool causal, float attn_dropout, Init init,
-                Init proj_init, bool with_bias = true);
+                Init proj_init, bool with_bias = true, bool with_qkv_bias = true);
   Tensor operator()(const Tensor& x, const Context& ctx) const;  // (B, T, C) -> (B, T, C)
   // The same with a cache: x holds the newest tokens, which are appended. No gradient.
   Tensor cached(const Tensor& x, KeyValueCache& cache, const Context& ctx) const;
@@ -60,7 +60,8 @@ struct Mlp {
   std::string path;
 
   Mlp() = default;
-  Mlp(Scope s, int64_t embed_dim, int64_t hidden_dim, ops::Gelu form, Init init, Init out_init, bool with_bias = true);
+  Mlp(Scope s, int64_t embed_dim, int64_t hidden_dim, ops::Gelu form, Init init, Init out_init, bool with_bias = true,
+      Init bias_init = Init::zeros());
   Tensor operator()(const Tensor& x, const Context& ctx) const;
 };
 

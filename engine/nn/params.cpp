@@ -1,5 +1,8 @@
 #include "engine/nn/params.h"
 
+#include <cmath>
+#include <numbers>
+
 #include "engine/core/random.h"
 #include "kernels/cast.h"
 #include "kernels/dropout.h"
@@ -10,6 +13,43 @@ namespace {
 
 // Entries start at multiples of 32 elements: 64 bytes in bf16, 128 in f32.
 constexpr int64_t kPadding = 32;
+
+// Box-Muller on two words of the address; four words are two tries, one of which nearly always lies within 2.
+std::vector<float> truncated_normal(int64_t n, float stddev, const RandomKey& key) {
+  const auto within = [&](uint64_t index) {
+    for (uint64_t attempt = 0;; ++attempt) {
+      const Philox4 w = random_words(key, index + attempt * static_cast<uint64_t>(n));
+      const double radius = std::sqrt(-2.0 * std::log((w.v[0] + 1.0) / 4294967296.0));
+      const double angle = 2.0 * std::numbers::pi * w.v[1] / 4294967296.0;
+      for (const double z : {radius * std::cos(angle), radius * std::sin(angle)})
+        if (std::abs(z) <= 2.0) return static_cast<float>(stddev * z);
+    }
+  };
+  std::vector<float> values(static_cast<size_t>(n));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = within(i);
+  return values;
+}
+
+// (extra + g * g, C); see Init::sincos2d.
+std::vector<float> sincos_grid(const Shape& shape, int64_t extra) {
+  const int64_t cells = shape[0] - extra, C = shape[1], m = C / 4;
+  const auto g = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(cells))));
+  check(C % 4 == 0 && g * g == cells, "params", "no sine and cosine positions of shape ", shape,
+        "; expected a square grid and a width that 4 divides");
+  std::vector<float> values(static_cast<size_t>(shape.count()), 0.0f);
+  float* v = values.data() + extra * C;
+  for (int64_t row = 0; row < g; ++row)
+    for (int64_t col = 0; col < g; ++col)
+      for (const int64_t p : {col, row}) {
+        for (int64_t k = 0; k < m; ++k, ++v) {
+          const double w = std::pow(10000.0, -static_cast<double>(k) / static_cast<double>(m));
+          v[0] = static_cast<float>(std::sin(static_cast<double>(p) * w));
+          v[m] = static_cast<float>(std::cos(static_cast<double>(p) * w));
+        }
+        v += m;
+      }
+  return values;
+}
 
 }  // namespace
 
@@ -74,7 +114,8 @@ void ParamStore::initialise(uint64_t seed) {
   on_device(device_, [&](const auto& dev) {
     for (size_t i = 0; i < entries_.size(); ++i) {
       const ParamEntry& e = entries_[i];
-      float* p = value(static_cast<int>(i)).ptr<float>();
+      const Tensor v = value(static_cast<int>(i));
+      float* p = v.ptr<float>();
       const RandomKey key = random_key(seed, "init:" + e.name);
       switch (e.init.kind) {
         case Init::Kind::zeros:
@@ -83,11 +124,20 @@ void ParamStore::initialise(uint64_t seed) {
         case Init::Kind::ones:
           kernels::fill<float>(dev, p, 1.0f, e.count());
           break;
+        case Init::Kind::constant:
+          kernels::fill<float>(dev, p, e.init.scale, e.count());
+          break;
         case Init::Kind::normal:
           kernels::random_normal<float>(dev, p, e.count(), 0.0f, e.init.scale, key, 0);
           break;
+        case Init::Kind::truncated:
+          v.copy_from(Tensor::from(truncated_normal(e.count(), e.init.scale, key), e.shape));
+          break;
         case Init::Kind::uniform:
           kernels::random_uniform<float>(dev, p, e.count(), -e.init.scale, e.init.scale, key, 0);
+          break;
+        case Init::Kind::sincos2d:
+          v.copy_from(Tensor::from(sincos_grid(e.shape, static_cast<int64_t>(e.init.scale)), e.shape));
           break;
       }
     }

@@ -32,12 +32,19 @@ inline constexpr Axis kNone{Role::none}, kEmbed{Role::embed}, kMlp{Role::mlp}, k
 inline Axis heads_axis(int64_t head_dim, int parts = 1) { return {Role::heads, parts, head_dim}; }
 
 struct Init {
-  enum class Kind : uint8_t { zeros, ones, normal, uniform } kind = Kind::zeros;
-  float scale = 0.0f;  // standard deviation, or half-width of the interval
+  enum class Kind : uint8_t { zeros, ones, constant, normal, truncated, uniform, sincos2d } kind = Kind::zeros;
+  float scale = 0.0f;  // the constant, standard deviation, half-width of the interval, or rows before the grid
   static Init zeros() { return {Kind::zeros, 0.0f}; }
   static Init ones() { return {Kind::ones, 0.0f}; }
+  static Init constant(float value) { return {Kind::constant, value}; }
   static Init normal(float stddev) { return {Kind::normal, stddev}; }
+  // A normal drawn again beyond two standard deviations, which leaves 0.87962566 of `stddev`.
+  static Init truncated(float stddev) { return {Kind::truncated, stddev}; }
   static Init uniform(float half_width) { return {Kind::uniform, half_width}; }
+  // Fixed positions of the cells of a square grid, after `extra` rows of zeros for special tokens. With p the column
+  // for the first half of the C features and the row for the second, and m = C/4: sin(p w_k), then cos(p w_k), with
+  // w_k = 10000^(-k/m), k < m (He et al. 2021).
+  static Init sincos2d(int extra) { return {Kind::sincos2d, static_cast<float>(extra)}; }
 };
 
 // Where one matrix is both the input table and the output matrix (tied embeddings), growth must know both sides.

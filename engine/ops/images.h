@@ -45,7 +45,7 @@ struct BatchNormOptions {
 Tensor batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& running_mean,
                   const Tensor& running_var, const BatchNormOptions& options);
 
-// ---- VOLO (outlook.cpp, grid.cpp); volo spec 2.2 to 5
+// ---- VOLO (outlook.cpp, grid.cpp, repeat.cpp); volo spec 2.2 to 5
 // ------------------------------------------------------------------------
 // Outlook attention with 3 x 3 windows at stride 2: in every window a softmax over its 9 values for each of its 9
 // places, made of logits, mixes the values; overlapping windows add up. v: (B, H, W, C); logits: (B, ceil(H/2),
@@ -65,5 +65,7 @@ Tensor cross_attention_plain(const Tensor& q, const Tensor& kv, int64_t heads);
 Tensor mix_tokens(const Tensor& x, const Tensor& box, int64_t unit);
 // The largest of each column over the tokens; no gradient (it is for evaluation).   (B, T, C) -> (B, C)
 Tensor max_tokens(const Tensor& x);
+// A target of every sample for each of its tokens; no gradient.   x: f32 or i32, (B, ..) -> (B, tokens, ..)
+Tensor repeat_tokens(const Tensor& x, int64_t tokens);
 
 }  // namespace accrete::ops
