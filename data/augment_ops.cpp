@@ -42,9 +42,7 @@ std::array<Histogram, 3> histograms(const Image& image) {
   return h;
 }
 
-uint8_t grey_of(const uint8_t* rgb) {
-  return static_cast<uint8_t>((19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >> 16);
-}
+uint8_t grey_of(const uint8_t* rgb) { return luma(rgb[0], rgb[1], rgb[2]); }
 
 // Pillow's blend in f32, cut off (not rounded) at the end; outside [0, 1] it also clips.
 uint8_t blended(int degenerate, int value, float factor) {

@@ -8,7 +8,7 @@
 #include "data/augment_ops.h"
 #include "data/rand_augment.h"
 #include "engine/core/config.h"
-#include "tests/image_testing.h"
+#include "tests/memory_images.h"
 
 using namespace accrete;
 

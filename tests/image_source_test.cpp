@@ -9,7 +9,7 @@
 #include "data/image_source.h"
 #include "data/loader.h"
 #include "engine/core/error.h"
-#include "tests/image_testing.h"
+#include "tests/memory_images.h"
 #include "tests/program_testing.h"
 
 using namespace accrete;

@@ -1,76 +1,89 @@
-// Pictures for tests, computed the same way in tests/golden/make_augment.py.
+// Small pictures for tests: made from a number, and written as the formats that data sets hold.
 #pragma once
 
 #include <algorithm>
-#include <functional>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <span>
 #include <string>
-#include <utility>
-#include <vector>
 
-#include "data/image_set.h"
+#include "data/image.h"
+#include "data/jpeg.h"
 #include "engine/core/error.h"
-#include "engine/core/hash.h"
+#include "tests/program_testing.h"
 
 namespace accrete {
 
-// Smooth colours with noise from a linear congruence.
-inline Image test_picture(int64_t width, int64_t height, int64_t channels) {
+// Waves with a little noise, different for every `number`: something like a photograph for JPEG and resampling.
+inline Image make_picture(int64_t width, int64_t height, int64_t channels, uint32_t number) {
   Image image(width, height, channels);
-  int64_t state = 12345;
+  uint32_t noise = number * 2654435761u + 1;
   for (int64_t y = 0; y < height; ++y)
     for (int64_t x = 0; x < width; ++x)
       for (int64_t c = 0; c < channels; ++c) {
-        state = (state * 1103515245 + 12345) % (int64_t{1} << 31);
-        image.row(y)[x * channels + c] =
-            static_cast<uint8_t>(10 + (5 * x + 3 * y * (c + 1) + x * y / 4 + (state >> 16) % 40) % 231);
+        noise = noise * 1664525u + 1013904223u;
+        const double wave = std::sin(0.07 * static_cast<double>(x + number) + static_cast<double>(c)) +
+                            std::cos(0.05 * static_cast<double>(y) - static_cast<double>(number));
+        const double value = 128 + 50 * wave + static_cast<double>(noise >> 28);
+        image.row(y)[x * channels + c] = static_cast<uint8_t>(std::clamp(value, 0.0, 255.0));
       }
   return image;
 }
 
-inline std::string hash_of(const void* data, size_t bytes) {
-  Sha256 hash;
-  hash.update(data, bytes);
-  return hash.hex();
+inline std::span<const uint8_t> bytes_of(const std::string& text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
-// 24 digits of the SHA-256 of the bytes, and their sum.
-inline std::string kept(const Image& image) {
-  int64_t sum = 0;
-  for (const uint8_t v : image.pixels) sum += v;
-  return hash_of(image.pixels.data(), image.pixels.size()).substr(0, 24) + " " + std::to_string(sum);
+inline std::string make_pnm(const Image& image) {
+  return (image.channels == 3 ? "P6 " : "P5 ") + std::to_string(image.width) + " " + std::to_string(image.height) +
+         " 255\n" + std::string(image.pixels.begin(), image.pixels.end());
 }
 
-// n pictures in memory; picture i has the class i mod classes. `broken` pictures cannot be read.
-class MemoryImages : public ImageSet {
- public:
-  MemoryImages(int64_t n, int64_t classes, std::function<Image(int64_t)> make) : n_(n), make_(std::move(make)) {
-    for (int64_t c = 0; c < classes; ++c) names_.push_back("class " + std::to_string(c));
+inline std::string make_jpeg(const Image& image, int quality = 90) {
+  const std::vector<uint8_t> bytes = jpeg_encode(image, quality);
+  return {bytes.begin(), bytes.end()};
+}
+
+inline std::string big_endian(uint32_t n) {
+  return {static_cast<char>(n >> 24), static_cast<char>(n >> 16), static_cast<char>(n >> 8), static_cast<char>(n)};
+}
+
+// One chunk of a PNG; readers need not look at the checksum, and stb_image does not.
+inline std::string png_chunk(const std::string& type, const std::string& data) {
+  return big_endian(static_cast<uint32_t>(data.size())) + type + data + "CRC!";
+}
+
+// A PNG with stored (not packed) rows. colour_type: 0 grey, 2 RGB, 6 RGB and alpha, depth 8 or 16.
+inline std::string make_png(uint32_t width, uint32_t height, int depth, int colour_type, const std::string& rows) {
+  std::string packed = "\x78\x01";
+  for (size_t at = 0; at < rows.size();) {
+    const size_t n = std::min<size_t>(rows.size() - at, 65535);
+    packed += static_cast<char>(at + n == rows.size());
+    for (const size_t v : {n, ~n}) packed += {static_cast<char>(v), static_cast<char>(v >> 8)};
+    packed += rows.substr(at, n);
+    at += n;
   }
-  int64_t size() const override { return n_; }
-  int32_t label(int64_t i) const override { return static_cast<int32_t>(i % static_cast<int64_t>(names_.size())); }
-  std::string name(int64_t i) const override { return "picture " + std::to_string(i); }
-  StoredImage read(int64_t i) const override {
-    if (std::count(broken.begin(), broken.end(), i)) fail(name(i), "is cut short");
-    StoredImage stored;
-    stored.pixels = make_(i);
-    return stored;
+  packed += "ADLR";
+  const std::string header = big_endian(width) + big_endian(height) + static_cast<char>(depth) +
+                             static_cast<char>(colour_type) + std::string(3, '\0');
+  return "\x89PNG\r\n\x1A\n" + png_chunk("IHDR", header) + png_chunk("IDAT", packed) + png_chunk("IEND", "");
+}
+
+inline void put_picture(const std::filesystem::path& path, const std::string& bytes) {
+  std::filesystem::create_directories(path.parent_path());
+  put_file(path, bytes);
+}
+
+// "" when the call succeeds, else the message of its Error.
+template <class F>
+std::string refusal(F call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
   }
-  const std::vector<std::string>& classes() const override { return names_; }
-  int64_t channels() const override { return make_(0).channels; }
-
-  std::vector<int64_t> broken;
-
- private:
-  int64_t n_;
-  std::function<Image(int64_t)> make_;
-  std::vector<std::string> names_;
-};
-
-// Every pixel of picture i is the number i (below 256).
-inline Image numbered_picture(int64_t i, int64_t side, int64_t channels = 3) {
-  Image image(side, side, channels);
-  std::fill(image.pixels.begin(), image.pixels.end(), static_cast<uint8_t>(i));
-  return image;
+  return "";
 }
 
 }  // namespace accrete
