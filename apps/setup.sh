@@ -1,8 +1,9 @@
 # Sourced by apps/quickstart.sh and tests/run.sh: installs what is missing (Debian, Ubuntu), configures and builds.
 
-# What a build needs; ninja and ccache only make it faster, oneDNN, Boost and zlib are optional.
+# What a build needs; ninja and ccache only make it faster, oneDNN, Boost, zlib and the picture formats (libjpeg-turbo,
+# stb) are optional.
 build_packages=(g++ cmake ninja-build ccache nlohmann-json3-dev libcli11-dev doctest-dev libdnnl-dev
-  libboost-context-dev zlib1g-dev)
+  libboost-context-dev zlib1g-dev libjpeg-dev libstb-dev)
 
 # install_packages NAME...: asks once before it uses sudo, unless CI=true or there is nobody to ask.
 install_packages() {

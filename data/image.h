@@ -19,6 +19,11 @@ struct Image {
   const uint8_t* row(int64_t y) const { return pixels.data() + y * width * channels; }
 };
 
+// Brightness on 0..255, rounded as Pillow rounds it (ITU-R 601).
+inline uint8_t luma(int r, int g, int b) {
+  return static_cast<uint8_t>((r * 19595 + g * 38470 + b * 7471 + 32768) >> 16);
+}
+
 // A rectangle of a picture, in pixels.
 struct Region {
   int64_t x = 0, y = 0, w = 0, h = 0;

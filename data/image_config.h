@@ -29,9 +29,9 @@ struct AugmentConfig {
   template <class V>
   void fields(V& v) {
     v("crop", crop,
-      "random_resized: a random part of the picture; padded: a random crop of the picture with a border of zeros "
-      "(CIFAR); "
-      "simple: shorter side to size, random crop with a mirrored border; center: as in evaluation",
+      "random_resized: a random part of the picture; padded: shorter side to size (where it differs), random crop with "
+      "a "
+      "border of zeros (CIFAR); simple: the same with a mirrored border (DeiT III); center: as in evaluation",
       one_of("random_resized", "padded", "simple", "center"));
     v("scale", scale, "random_resized: smallest and largest share of the picture's area", above(0), at_most(1));
     v("ratio", ratio, "random_resized: smallest and largest width / height", above(0));
@@ -45,11 +45,13 @@ struct AugmentConfig {
     v("auto_augment", auto_augment,
       "RandAugment as timm writes it (\"rand-m9-mstd0.5-inc1\"), \"three\" (DeiT III's ThreeAugment), or empty");
     v("magnitude", magnitude,
-      "RandAugment's magnitude in place of the m in auto_augment; negative: as written there; 0: none");
+      "RandAugment's magnitude in place of the m in auto_augment; negative: as written there; 0: no RandAugment",
+      at_most(100));
     v("erase", erase, "probability of random erasing", between(0, 1));
     v("erase_mode", erase_mode, "what an erased box holds: noise for every value, one random colour, zeros",
       one_of("pixel", "rand", "const"));
-    v("erase_count", erase_count, "boxes of one erased picture", between(1, 100));
+    v("erase_count", erase_count, "most boxes of one erased picture; 1 to so many are drawn and share the area",
+      between(1, 100));
     v("mixup", mixup, "alpha of mixup; 0: none", at_least(0));
     v("cutmix", cutmix, "alpha of cutmix; 0: none", at_least(0));
     v("mix_prob", mix_prob, "probability that a batch (pair, element) is mixed", between(0, 1));
@@ -82,7 +84,9 @@ struct ImageConfig {
       "training below the full resolution: full crops are resized as a batch by the model "
       "(batch_bilinear), or crops are made at the smaller size (crop_direct)",
       one_of("batch_bilinear", "crop_direct"));
-    v("token_labels", token_labels, "volo: folder of token-label maps; empty: none");
+    v("token_labels", token_labels,
+      "volo: file of token-label maps (data/token_labels.h), or a folder with token_labels.bin; "
+      "empty: none");
   }
 };
 

@@ -1,5 +1,5 @@
-// Encoded pictures to pixels. The content decides the format, never the name. JPEG through libjpeg-turbo; PNG, BMP, GIF
-// (first frame) and others through stb_image. Every size is checked before memory is taken.
+// Encoded pictures to pixels. The content decides the format, never the name. JPEG through libjpeg-turbo; PNG, BMP and
+// GIF (first frame) through stb_image; binary PNM. Every size is checked before memory is taken.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,9 @@ ImageHeader read_image_header(std::span<const uint8_t> bytes, const std::string&
 Image decode_image(std::span<const uint8_t> bytes, int64_t channels, const std::string& where);
 
 // A region of the picture, reduced while it is decoded: for JPEG by the largest factor of the DCT (1, 2, 4, 8) after
-// which the region still has at least min_w x min_h pixels; other formats are decoded whole and cut. `covered` tells
-// what the result stands for in the coordinates of the full picture: it contains `region`, and may reach a little
-// further, so that a resampling with `region` as its box sees the same surroundings.
+// which the region still has at least min_w x min_h pixels; other formats are decoded whole. The result reaches a
+// little further than the region, so that a bicubic resampling of its box to min_w x min_h sees the same surroundings
+// as in the whole picture. Without a reduction the pixels that it sees are those of decode_image.
 struct DecodedRegion {
   Image image;
   // region's box inside `image`, in its pixels (not whole numbers after a reduction)

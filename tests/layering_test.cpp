@@ -49,6 +49,9 @@ const std::vector<Row> kLibraries = {
     {"immintrin.h", {"kernels/"}},
     {"nlohmann/", {"engine/", "models/", "data/", "training/", "apps/", "tests/"}},
     {"zlib.h", {"data/", "tests/"}},
+    {"jpeglib.h", {"data/jpeg.cpp"}},
+    {"jerror.h", {"data/jpeg.cpp"}},
+    {"stb/", {"data/stb_decode.cpp"}},
     {"CLI/", {"apps/"}},
     {"doctest/", {"tests/"}},
 };
