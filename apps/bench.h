@@ -52,6 +52,15 @@ struct DataBench {
 };
 void bench_data(const DataBench& bench, const BenchOptions& options);
 
+// Pictures to training samples: reading, decoding, the pipelines of training and evaluation, each on one core.
+struct ImageBench {
+  std::string in, split = "train";  // a data set of pictures, or any folder of picture files
+  std::string shards;               // the same data as `prepare images` writes it; empty: not compared
+  int64_t size = 224, pictures = 64;
+  int loader_threads = 1;
+};
+void bench_images(const ImageBench& bench, const BenchOptions& options);
+
 // Runs `body` again and again for about `seconds` (at least three times, after one warm-up); the seconds of each run.
 template <class Body>
 Spread repeat_for(double seconds, const Body& body) {

@@ -92,11 +92,22 @@ int main(int argc, char** argv) {
   t->add_option("--in", text, "Text file, plain or .gz")->required();
 
   DataBench data;
-  CLI::App* d = timed(app.add_subcommand("data", "Batches of token files, as training gets them"));
-  d->add_option("--data", data.data, "Folder made by `prepare`, or token files")->required();
+  ImageBench images;
+  CLI::App* d = timed(app.add_subcommand("data", "Batches of token files or of pictures, as training gets them"));
+  CLI::Option* from_tokens = d->add_option("--data", data.data, "Text: folder made by `prepare text`, or token files");
+  CLI::Option* from_pictures = d->add_option("--in", images.in, "Pictures: a data set, or any folder of picture files");
+  from_tokens->excludes(from_pictures);
   d->add_option("--split", data.split, "Split of a folder")->capture_default_str();
-  d->add_option("--length", data.length, "Texts: tokens of a sequence")->check(size)->capture_default_str();
-  d->add_option("--batch", data.batch, "Sequences of a batch")->check(size)->capture_default_str();
+  d->add_option("--length", data.length, "Text: tokens of a sequence")->check(size)->capture_default_str();
+  d->add_option("--batch", data.batch, "Text: sequences of a batch")->check(size)->capture_default_str();
+  d->add_option("--shards", images.shards,
+                "Pictures: the same data made by `prepare images`, to compare (default: none)");
+  d->add_option("--size", images.size, "Pictures: side of the samples in pixels")
+      ->check(CLI::Range(1, 8192))
+      ->capture_default_str();
+  d->add_option("--pictures", images.pictures, "Pictures: how many take part, from the first on")
+      ->check(size)
+      ->capture_default_str();
   d->add_option("--loader-threads", data.loader_threads, "Threads that prepare batches ahead; 0: none")
       ->check(CLI::Range(0, 256))
       ->capture_default_str();
@@ -112,6 +123,9 @@ int main(int argc, char** argv) {
     if (st->parsed()) bench_step(step, options);
     if (l->parsed()) bench_ladder(ladder, ladder_device, options);
     if (t->parsed()) bench_tokenizer(tokenizer, text, options);
-    if (d->parsed()) bench_data(data, options);
+    if (!d->parsed()) return;
+    check(!data.data.empty() || !images.in.empty(), "bench", "nothing to read; expected --data or --in");
+    images.split = data.split, images.loader_threads = data.loader_threads;
+    images.in.empty() ? bench_data(data, options) : bench_images(images, options);
   });
 }

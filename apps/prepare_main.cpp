@@ -1,10 +1,11 @@
-// prepare: text files -> token files, and single texts to ids and back.
+// prepare: text files -> token files, single texts to ids and back, pictures -> shards.
 #include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "apps/program.h"
+#include "data/prepare_images.h"
 #include "data/prepare_text.h"
 #include "data/text_file.h"
 #include "data/token_file.h"
@@ -89,6 +90,21 @@ int main(int argc, char** argv) {
   add_threads_option(*text, options.threads);
   add_report_options(*text, report);
 
+  PrepareImages pictures;
+  CLI::App* img = app.add_subcommand("images", "Pictures -> shards, an index for each split and meta.json in a folder");
+  img->add_option("--in", pictures.in,
+                  "Folder with train/<class>/* and val/<class>/*, CIFAR binaries, IDX files (MNIST), or shards")
+      ->required();
+  img->add_option("--out", pictures.out, "Folder for the result; made when it does not exist")->required();
+  img->add_option(
+         "--max-side", pictures.max_side,
+         "Pictures whose shorter side has more pixels are shrunk to it and encoded anew; 0: all stay as they are")
+      ->capture_default_str();
+  img->add_option("--quality", pictures.quality, "Quality of the JPEG that a shrunk picture becomes, 1..100")
+      ->capture_default_str();
+  add_threads_option(*img, pictures.threads);
+  add_report_options(*img, report);
+
   CLI::App* enc =
       app.add_subcommand("encode", "One text -> a file of token ids (little-endian u16, or u32 when needed)");
   enc->add_option("--tokenizer", tokenizer, kTokenizerHelp)->required();
@@ -108,6 +124,9 @@ int main(int argc, char** argv) {
   return run_program(app, argc, argv, [&] {
     if (text->parsed()) {
       const TokenMeta meta = prepare_text(options, [&](const std::string& line) { report.log(line); });
+      if (report.json) std::cout << meta.to_json();
+    } else if (img->parsed()) {
+      const ImageMeta meta = prepare_images(pictures, [&](const std::string& line) { report.log(line); });
       if (report.json) std::cout << meta.to_json();
     } else if (enc->parsed()) {
       encode(tokenizer, in, out, encoding, report);

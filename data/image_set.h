@@ -30,4 +30,8 @@ class ImageSet {
 // when classes of train and valid differ.
 std::shared_ptr<const ImageSet> open_images(const std::filesystem::path& path, const std::string& split);
 
+// The splits that the path really holds, of "train", "valid", "test" in this order; each can be opened by its name.
+// Error when it holds none of the formats.
+std::vector<std::string> image_splits(const std::filesystem::path& path);
+
 }  // namespace accrete

@@ -1,7 +1,5 @@
 #include "data/prepare_text.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -10,6 +8,7 @@
 #include <deque>
 
 #include "data/bpe_train.h"
+#include "data/staging.h"
 #include "engine/core/error.h"
 #include "engine/core/file.h"
 
@@ -21,39 +20,6 @@ namespace {
 constexpr std::string_view kTrainBpe = "train-bpe:";
 
 using Documents = std::vector<std::string_view>;
-
-// A folder inside `out` that takes the new files until all of them are there.
-class Staging {
- public:
-  explicit Staging(const fs::path& out) : out_(out), folder_(out / (".prepare-" + std::to_string(::getpid()))) {
-    std::error_code error;
-    fs::create_directories(folder_, error);
-    if (error) fail("prepare", "cannot create the folder ", out.string(), ": ", error.message());
-  }
-  ~Staging() {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-
-  const fs::path& folder() const { return folder_; }
-  // Moves everything into place, `last` at the end.
-  void publish(const std::string& last) {
-    for (const auto& entry : fs::directory_iterator(folder_))
-      if (entry.path().filename() != last) move(entry.path());
-    move(folder_ / last);
-    sync_folder(out_);
-  }
-
- private:
-  void move(const fs::path& file) {
-    std::error_code error;
-    fs::rename(file, out_ / file.filename(), error);
-    if (error) fail("prepare", "cannot write ", (out_ / file.filename()).string(), ": ", error.message());
-  }
-  fs::path out_, folder_;
-};
 
 // Where to cut a text near `at`: behind the next line end, else behind the one before, else at a character.
 size_t line_cut(std::string_view text, size_t at) {

@@ -7,7 +7,9 @@
 #include <numeric>
 
 #include "data/augment.h"
+#include "data/image_decode.h"
 #include "engine/core/config.h"
+#include "tests/image_testing.h"
 #include "tests/memory_images.h"
 
 using namespace accrete;
@@ -48,7 +50,7 @@ Image picture_of(const std::vector<float>& planes, int64_t S, int64_t channels) 
   return image;
 }
 
-std::string refusal(AugmentConfig augment, ImageConfig image = {}, int64_t size = 32, Normalisation n = kUnit) {
+std::string refusal_of(AugmentConfig augment, ImageConfig image = {}, int64_t size = 32, Normalisation n = kUnit) {
   try {
     const Augmenter augmenter(augment, image, n, size, 1);
   } catch (const Error& error) {
@@ -154,6 +156,44 @@ TEST_CASE("A sample is a function of its number and the seed, and nothing else")
     for (size_t i = 0; i < x.size(); ++i) equal += x[i] == y[i];
     CHECK(equal > x.size() * 6 / 10);  // an erased box has at most a third
   }
+}
+
+TEST_CASE("Encoded pictures: only the crop is decoded, and it is the crop of the whole picture") {
+  if (!jpeg_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo");
+    return;
+  }
+  const Image photo = make_picture(640, 480, 3, 5);
+  const std::string bytes = make_jpeg(photo);
+  StoredImage encoded;
+  encoded.encoded = bytes_of(bytes);
+  const Image whole = decode_image(encoded.encoded, 3, "test");
+  AugmentConfig config;
+  // Crops of 32 pixels are decoded at an eighth to a half; those of 400 pixels in full, where they are equal to the bit.
+  for (const int64_t S : {32, 400}) {
+    const Augmenter augmenter(config, {}, kUnit, S, 9);
+    for (uint64_t n = 0; n < 12; ++n) {
+      std::vector<float> part(static_cast<size_t>(3 * S * S)), full = part;
+      const View a = augmenter.train(encoded, "test", n, part.data());
+      const View b = augmenter.train(stored(whole), "test", n, full.data());
+      CHECK(a.x0 == b.x0);
+      CHECK(a.y1 == b.y1);
+      CHECK(a.flipped == b.flipped);
+      double difference = 0;
+      for (size_t i = 0; i < part.size(); ++i) difference += std::abs(part[i] - full[i]);
+      CHECK(difference / static_cast<double>(part.size()) < (S == 32 ? 0.012 : 1e-9));
+    }
+  }
+  // Evaluation sees the whole picture at full size.
+  const Augmenter augmenter(config, {}, kUnit, 64, 9);
+  std::vector<float> a(3 * 64 * 64), b = a;
+  augmenter.evaluate(encoded, "test", a.data());
+  augmenter.evaluate(stored(whole), "test", b.data());
+  CHECK(a == b);
+  const std::string half = bytes.substr(0, 300);
+  StoredImage cut;
+  cut.encoded = bytes_of(half);
+  CHECK_THROWS_AS(augmenter.train(cut, "test", 1, a.data()), Error);
 }
 
 TEST_CASE("Flips come as often as asked and mirror exactly") {
@@ -316,22 +356,22 @@ TEST_CASE("The normalisation: of the settings, of the data set, of ImageNet") {
 }
 
 TEST_CASE("Settings and pictures that cannot be are refused in a sentence") {
-  CHECK(refusal(AugmentConfig{}) == "(accepted)");
+  CHECK(refusal_of(AugmentConfig{}) == "(accepted)");
   AugmentConfig c;
   c.scale = {0.5};
-  CHECK(refusal(c) == "[augment] augment.scale must be two numbers, the smaller first; got 1 numbers");
+  CHECK(refusal_of(c) == "[augment] augment.scale must be two numbers, the smaller first; got 1 numbers");
   c = {}, c.ratio = {2, 1};
-  CHECK(refusal(c) == "[augment] augment.ratio must be two numbers, the smaller first; got 2 numbers in falling order");
+  CHECK(refusal_of(c) == "[augment] augment.ratio must be two numbers, the smaller first; got 2 numbers in falling order");
   c = {}, c.auto_augment = "augmix";
-  CHECK(refusal(c).find("unknown policy \"augmix\"") != std::string::npos);
+  CHECK(refusal_of(c).find("unknown policy \"augmix\"") != std::string::npos);
   c = {}, c.magnitude = 5;
-  CHECK(refusal(c).find("magnitude is that of RandAugment") != std::string::npos);
+  CHECK(refusal_of(c).find("magnitude is that of RandAugment") != std::string::npos);
   c.auto_augment = "three";
-  CHECK(refusal(c).find("magnitude is that of RandAugment") != std::string::npos);
+  CHECK(refusal_of(c).find("magnitude is that of RandAugment") != std::string::npos);
   ImageConfig image;
   image.crop_pct = 1e-9;
-  CHECK(refusal({}, image).find("crop_pct") != std::string::npos);
-  CHECK(refusal({}, {}, 0).find("1..8192 pixels; got 0") != std::string::npos);
+  CHECK(refusal_of({}, image).find("crop_pct") != std::string::npos);
+  CHECK(refusal_of({}, {}, 0).find("1..8192 pixels; got 0") != std::string::npos);
 
   const Augmenter augmenter(plain(), {}, kUnit, 64, 1);
   std::vector<float> out(3 * 64 * 64);
