@@ -135,6 +135,15 @@ inline Array max_tokens(const Array& x) {
   return y;
 }
 
+inline Array repeat_tokens(const Array& x, const Settings& s) {
+  std::vector<int64_t> sizes = x.shape.vector();
+  sizes.insert(sizes.begin() + 1, s.length);
+  Array y{Shape(sizes)};
+  const int64_t C = x.shape[0] > 0 ? x.shape.count() / x.shape[0] : 0;
+  for (int64_t n = 0; n < y.shape.count(); ++n) y[n] = x[n / C / s.length * C + n % C];
+  return y;
+}
+
 // By the name of the row; nothing: it is another file's.
 inline std::optional<Arrays> evaluate_images(const std::string& op, const Arrays& in, const Settings& s) {
   if (op == "conv2d") return Arrays{conv2d(in, s)};
@@ -144,6 +153,7 @@ inline std::optional<Arrays> evaluate_images(const std::string& op, const Arrays
   if (op == "cross_attention") return Arrays{cross_attention(in[0], in[1], s)};
   if (op == "mix_tokens") return Arrays{mix_tokens(in[0], in[1], s)};
   if (op == "max_tokens") return Arrays{max_tokens(in[0])};
+  if (op == "repeat_tokens") return Arrays{repeat_tokens(in[0], s)};
   return {};
 }
 

@@ -147,6 +147,18 @@ void add_volo(std::vector<OpRow>& table) {
   top.why = kMove;
   top.no_gradient = "it is for evaluation; train on the outputs of the tokens themselves";
   table.push_back(std::move(top));
+
+  OpRow repeat{.name = "repeat_tokens", .functions = {"repeat_tokens"}};
+  repeat.run = [](const Tensors& x, const OpSettings& s) { return Tensors{repeat_tokens(x[0], s.length)}; };
+  for (const int64_t tokens : {1, 2, 7, 16, 0})
+    for (const OpInput& x :
+         {data(Shape{3, 5}, -1, 1), ids(Shape{4}, -2, 9), data(Shape{2, 3, 8}, -1, 1), data(Shape{0, 5}, -1, 1)})
+      repeat.cases.push_back({{x}, {.length = tokens}});
+  repeat.speed = {{data(Shape{4, 1000}, 0, 1)}, {.length = 196}};
+  repeat.value_tolerance = repeat.gradient_tolerance = 1e-7, repeat.bf16_tolerance = 0;
+  repeat.why = kMove;
+  repeat.no_gradient = "targets have none";
+  table.push_back(std::move(repeat));
 }
 
 }  // namespace
