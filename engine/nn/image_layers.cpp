@@ -27,6 +27,7 @@ BatchNorm::BatchNorm(Scope s, int64_t channels) : path(s.path()) {
 Tensor BatchNorm::operator()(const Tensor& x, const Context& ctx) const {
   ops::BatchNormOptions options;
   options.training = ctx.training && requires_grad(weight());
+  if (ctx.norm_momentum >= 0) options.momentum = ctx.norm_momentum;
   return ops::batch_norm(x, weight(), bias(), running_mean(), running_var(), options);
 }
 
