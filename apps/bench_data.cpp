@@ -1,6 +1,7 @@
 // bench data --in: how fast pictures become samples, on one core and with loader threads.
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <iostream>
 
 #include "apps/bench.h"
@@ -88,9 +89,18 @@ class Readable : public ImageSet {
 
 struct Figure {
   std::string key, words;
-  Spread seconds;  // of one pass over the pictures
-  int threads = 1;
+  int64_t pictures;  // of one pass
+  int threads;
+  Spread seconds, cpu;  // of one pass: by the clock, and of processor time, which other programs disturb less
+  double rate() const { return static_cast<double>(pictures) / seconds.median; }
+  double rate_per_core() const { return static_cast<double>(pictures) / cpu.median; }
 };
+
+double cpu_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 // What DeiT trains with; recipes spec 2.
 AugmentConfig deit() {
@@ -121,33 +131,41 @@ void bench_images(const ImageBench& b, const BenchOptions& o) {
   const int64_t n = set->size(), S = b.size;
   std::vector<float> sample(static_cast<size_t>(set->channels() * S * S));
   std::vector<Figure> figures;
-  const auto measure = [&](const std::string& key, const std::string& words, const auto& pass, int threads = 1) {
-    figures.push_back({key, words, repeat_for(o.seconds, pass), threads});
+  const auto measure = [&](const std::string& key, const std::string& words, int64_t count, const auto& pass,
+                           int threads = 1) {
+    std::vector<double> cpu;
+    const Spread seconds = repeat_for(o.seconds, [&] {
+      const double begin = cpu_seconds();
+      pass();
+      cpu.push_back(cpu_seconds() - begin);
+    });
+    figures.push_back({key, words, count, threads, seconds, spread_of(std::move(cpu))});
   };
 
-  measure("read", "reading", [&] { read_all(*set); });
-  if (sharded) measure("read_shards", "reading, shards", [&] { read_all(*sharded); });
-  measure("decode", "decoding, whole", [&] {
+  measure("read", "reading", n, [&] { read_all(*set); });
+  if (sharded) measure("read_shards", "reading, shards", sharded->size(), [&] { read_all(*sharded); });
+  measure("decode", "decoding, whole", n, [&] {
     for (int64_t i = 0; i < n; ++i) {
       const StoredImage stored = set->read(i);
       if (!stored.encoded.empty()) decode_image(stored.encoded, set->channels(), set->name(i));
     }
   });
+  uint64_t drawn = 0;
   const auto training = [&](const AugmentConfig& augment, const std::shared_ptr<const ImageSet>& images) {
-    return [&, augmenter = Augmenter(augment, {}, normalisation_of({}, images->channels()), S, 1), images,
-            drawn = uint64_t{0}]() mutable {
+    const Augmenter augmenter(augment, {}, normalisation_of({}, images->channels()), S, 1);
+    return [&sample, &drawn, augmenter, images] {
       for (int64_t i = 0; i < images->size(); ++i)
         augmenter.train(images->read(i), images->name(i), drawn++, sample.data());
     };
   };
-  measure("basic", "decode + random crop + flip + normalise", training(AugmentConfig{}, set));
-  if (sharded) measure("basic_shards", "the same, shards", training(AugmentConfig{}, sharded));
+  measure("basic", "decode + random crop + flip + normalise", n, training(AugmentConfig{}, set));
+  if (sharded) measure("basic_shards", "the same, shards", sharded->size(), training(AugmentConfig{}, sharded));
   ImageOptions options;
   options.resolution = S, options.augment = deit(), options.seed = 1;
   const int64_t batch = std::max<int64_t>(2, n / 2 * 2);
   const auto source = std::make_shared<const ImageSource>(set, options);
   int64_t first = 0;
-  measure("deit", "DeiT: RandAugment, erasing, mixup, cutmix", [&] {
+  measure("deit", "DeiT: RandAugment, erasing, mixup, cutmix", batch, [&] {
     source->get(first, batch);
     first += batch;
   });
@@ -155,21 +173,17 @@ void bench_images(const ImageBench& b, const BenchOptions& o) {
     // One batch for each thread at a time, so that a pass is as long as a batch of one thread.
     Loader loader(source, 0, batch, batch, b.loader_threads, 2 * b.loader_threads);
     measure(
-        "deit_loader", "the same, loader threads",
+        "deit_loader", "the same, loader threads", batch * b.loader_threads,
         [&] {
           for (int i = 0; i < b.loader_threads; ++i) loader.next();
         },
         b.loader_threads);
   }
   const Augmenter evaluation({}, {}, normalisation_of({}, set->channels()), S, 1);
-  measure("evaluation", "decode + resize + centre crop + normalise", [&] {
+  measure("evaluation", "decode + resize + centre crop + normalise", n, [&] {
     for (int64_t i = 0; i < n; ++i) evaluation.evaluate(set->read(i), set->name(i), sample.data());
   });
 
-  const auto rate = [&](const Figure& f) {
-    const int64_t in_a_pass = f.key.rfind("deit", 0) == 0 ? batch : n;
-    return static_cast<double>(in_a_pass * f.threads) / f.seconds.median;
-  };
   if (o.json) {
     Json j;
     j["in"] = b.in;
@@ -179,9 +193,11 @@ void bench_images(const ImageBench& b, const BenchOptions& o) {
     j["mean_pixels"] = set->mean_pixels();
     j["mean_bytes"] = set->mean_bytes();
     for (const Figure& f : figures) {
-      j[f.key]["images_per_second"] = rate(f);
+      j[f.key]["images_per_second"] = f.rate();
+      j[f.key]["images_per_core_second"] = f.rate_per_core();
       j[f.key]["threads"] = f.threads;
       j[f.key]["pass_seconds"] = to_json(f.seconds);
+      j[f.key]["pass_cpu_seconds"] = to_json(f.cpu);
     }
     std::cout << j.dump(2) << "\n";
     return;
@@ -191,8 +207,8 @@ void bench_images(const ImageBench& b, const BenchOptions& o) {
               format_count(set->mean_pixels()).c_str(), format_bytes(set->mean_bytes()).c_str(),
               static_cast<long long>(S), static_cast<long long>(S));
   for (const Figure& f : figures)
-    std::printf("%-44s %9s images/s with %d thread%s\n", f.words.c_str(), format_count(rate(f)).c_str(), f.threads,
-                f.threads == 1 ? "" : "s");
+    std::printf("%-44s %7.1f images/s of processor time; by the clock %7.1f with %d thread%s\n", f.words.c_str(),
+                f.rate_per_core(), f.rate(), f.threads, f.threads == 1 ? "" : "s");
 }
 
 }  // namespace accrete

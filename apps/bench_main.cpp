@@ -1,6 +1,7 @@
 // bench: speed, with what the machine can do measured in the same run.
 #include "apps/bench.h"
 #include "apps/program.h"
+#include "engine/core/error.h"
 
 using namespace accrete;
 

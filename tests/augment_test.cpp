@@ -169,7 +169,8 @@ TEST_CASE("Encoded pictures: only the crop is decoded, and it is the crop of the
   encoded.encoded = bytes_of(bytes);
   const Image whole = decode_image(encoded.encoded, 3, "test");
   AugmentConfig config;
-  // Crops of 32 pixels are decoded at an eighth to a half; those of 400 pixels in full, where they are equal to the bit.
+  // Crops of 32 pixels are decoded at an eighth to a half; those of 400 pixels in full, where they are equal to the
+  // bit.
   for (const int64_t S : {32, 400}) {
     const Augmenter augmenter(config, {}, kUnit, S, 9);
     for (uint64_t n = 0; n < 12; ++n) {
@@ -361,7 +362,8 @@ TEST_CASE("Settings and pictures that cannot be are refused in a sentence") {
   c.scale = {0.5};
   CHECK(refusal_of(c) == "[augment] augment.scale must be two numbers, the smaller first; got 1 numbers");
   c = {}, c.ratio = {2, 1};
-  CHECK(refusal_of(c) == "[augment] augment.ratio must be two numbers, the smaller first; got 2 numbers in falling order");
+  CHECK(refusal_of(c) ==
+        "[augment] augment.ratio must be two numbers, the smaller first; got 2 numbers in falling order");
   c = {}, c.auto_augment = "augmix";
   CHECK(refusal_of(c).find("unknown policy \"augmix\"") != std::string::npos);
   c = {}, c.magnitude = 5;
