@@ -42,7 +42,7 @@ ops::Tensors inputs_of(const ops::OpRow& row, DType dtype, Device device, int64_
       kernels::random_uniform<T>(dev, t.ptr<T>(), t.count(), static_cast<float>(in.low), static_cast<float>(in.high),
                                  {1, i, 0}, 0);
     });
-    inputs[i] = row.no_gradient.empty() ? require_grad(t) : t;
+    inputs[i] = row.no_gradient.empty() && in.differentiable() ? require_grad(t) : t;
   }
   return inputs;
 }

@@ -1,5 +1,6 @@
 // What every op of the op table means, as plain loops in double precision: written from the formulas in
-// engine/ops/ops.h, sharing no code with the engine (only the random words of dropout, which have tests of their own).
+// engine/ops/ops.h and images.h (reference_tokens.h and reference_images.h go with the rows of those names), sharing no
+// code with the engine (only the random words of dropout, which have tests of their own).
 #pragma once
 
 #include <cmath>
@@ -9,29 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "engine/ops/op_cases.h"
+#include "tests/reference_array.h"
+#include "tests/reference_images.h"
+#include "tests/reference_tokens.h"
 
 namespace accrete::reference {
-
-struct Array {
-  Shape shape;
-  std::vector<double> v;
-  bool present = true;
-
-  Array() = default;
-  explicit Array(Shape s) : shape(s), v(static_cast<size_t>(s.count()), 0.0) {}
-  int64_t rows() const { return shape.rows(); }
-  int64_t cols() const { return shape[-1]; }
-  double& operator[](int64_t i) { return v[static_cast<size_t>(i)]; }
-  double operator[](int64_t i) const { return v[static_cast<size_t>(i)]; }
-};
-using Arrays = std::vector<Array>;
-using Settings = ops::OpSettings;
-
-inline bool kept(const Settings& s, int64_t index) {
-  const auto i = static_cast<uint64_t>(index);
-  return random_words(s.key, i / 4).v[i % 4] >= drop_threshold(s.dropout);
-}
 
 // ---- elementwise ----------------------------------------------------------------------------------------------------
 inline double gelu(double x, bool tanh_form) {
@@ -319,6 +302,8 @@ inline Arrays evaluate(const std::string& op, const Arrays& in, const Settings& 
     return {cross_entropy(linear({in[0], in[1], no_bias}), in[2], smoothing)};
   }
   if (op == "token_losses") return {token_losses(in[0], in[1], 0.0)};
+  if (const auto y = evaluate_tokens(op, in, s)) return *y;
+  if (const auto y = evaluate_images(op, in, s)) return *y;
   fail("reference", "no reference for op \"", op, "\"");
 }
 

@@ -4,27 +4,11 @@
 #include <chrono>
 
 #include "engine/core/random.h"
+#include "engine/ops/op_rows.h"
 #include "kernels/unary.h"
 
 namespace accrete::ops {
 namespace {
-
-using Kind = OpInput::Kind;
-
-OpInput act(Shape shape, double low = -1, double high = 1) { return {shape, low, high, Kind::activation}; }
-OpInput vec(int64_t n, double low = -1, double high = 1) { return {Shape{n}, low, high, Kind::vector}; }
-OpInput ids(Shape shape, double low, double high) { return {shape, low, high, Kind::ids}; }
-const OpInput kAbsent{Shape{}, 0, 0, Kind::absent};
-
-// Reasons. f32 keeps 24 bits (6e-8), bf16 keeps 8 (half a step is at most 2^-8 = 0.004 of the value), f16 keeps 11.
-const std::string kExact = "one rounding of an f32 result; bf16 rounds the value once, a gradient at most twice";
-const std::string kMath =
-    "a few roundings of exp, tanh or erf; 1 - tanh^2 cancels, more so without fused multiply-adds; bf16 rounds twice";
-const std::string kMove = "moves bits";
-const std::string kSums = "f32 sums of up to a few hundred terms; bf16 rounds inputs of the gradient and the result";
-const std::string kChain = "several sums and roundings in a row; bf16 also rounds what is kept between them";
-
-const Shape kSpeedShape{1024, 768};
 
 // ---- elementwise ----------------------------------------------------------------------------------------------------
 const std::vector<Shape> kElementShapes = {Shape{},      Shape{0},        Shape{1},     Shape{3},
@@ -465,6 +449,8 @@ const std::vector<OpRow>& op_table() {
     add_norms(t);
     add_attention(t);
     add_embedding_and_loss(t);
+    add_token_rows(t);
+    add_image_rows(t);
     return t;
   }();
   return table;
@@ -480,14 +466,14 @@ Tensors make_inputs(const OpCase& c, DType dtype, Device device, uint64_t seed, 
   Tensors out;
   for (size_t i = 0; i < c.inputs.size(); ++i) {
     const OpInput& in = c.inputs[i];
-    if (in.kind == Kind::absent) {
+    if (in.kind == OpInput::Kind::absent) {
       out.emplace_back();
       continue;
     }
     const auto n = static_cast<size_t>(in.shape.count());
     const RandomKey key = random_key(seed, "op input", i);
     const auto uniform = [&](size_t j) { return to_uniform(random_words(key, j / 4).v[j % 4]); };
-    if (in.kind == Kind::ids) {
+    if (in.kind == OpInput::Kind::ids) {
       std::vector<int32_t> v(n);
       for (size_t j = 0; j < n; ++j)
         v[j] = static_cast<int32_t>(std::floor(in.low + (in.high - in.low) * static_cast<double>(uniform(j))));
@@ -498,8 +484,8 @@ Tensors make_inputs(const OpCase& c, DType dtype, Device device, uint64_t seed, 
     for (size_t j = 0; j < n; ++j)
       v[j] = static_cast<float>(in.low + (in.high - in.low) * static_cast<double>(uniform(j)));
     Tensor t = Tensor::from(v, in.shape, device);
-    if (in.kind == Kind::activation) t = cast(t, dtype).detach();
-    out.push_back(gradients ? require_grad(t) : t);
+    if (in.kind == OpInput::Kind::activation) t = cast(t, dtype).detach();
+    out.push_back(gradients && in.differentiable() ? require_grad(t) : t);
   }
   return out;
 }

@@ -1,6 +1,6 @@
-// The op table: one row for every function of ops.h, with the inputs it is tried on. Tests run each case on every
-// device (tests/op_table_test.cpp), `bench ops` times the speed case of each row, `inspect ops` prints the table.
-// An op without a row fails a test, so this is also the list of what the engine can do.
+// The op table: one row for every function of ops.h and images.h, with the inputs it is tried on. Tests run each case
+// on every device (tests/op_table_test.cpp), `bench ops` times the speed case of each row, `inspect ops` prints the
+// table. An op without a row fails a test, so this is also the list of what the engine can do.
 #pragma once
 
 #include <functional>
@@ -28,6 +28,14 @@ struct OpSettings {
   int64_t first = 0;   // element, sample or position that random numbers or position rows start at
   int64_t length = 0;  // tokens in the cache
   float smoothing = 0.0f;
+  int64_t height = 0, width = 0;            // images and grids: of the result
+  int64_t from_h = 0, from_w = 0;           // grids of positions: before
+  float offset = 0.0f;                      // resample_grid
+  int64_t kernel = 1, stride = 1, pad = 0;  // convolution; kernel: also the size of a patch
+  bool training = false;                    // batch_norm
+  float momentum = 0.1f;
+  float scale = 1.0f;  // of attention scores
+  int64_t unit = 1;    // mix_tokens
 };
 
 // One input. Numbers are uniform in [low, high); ids are integers in [low, high).
@@ -36,11 +44,13 @@ struct OpInput {
     activation,  // in the type of the case: f32, bf16 or f16
     vector,      // f32 always: biases, norm parameters
     ids,         // i32, no gradient
+    data,        // f32 always, no gradient: soft targets, running statistics
     absent,      // an undefined tensor
   };
   Shape shape;
   double low = -1, high = 1;
   Kind kind = Kind::activation;
+  bool differentiable() const { return kind == Kind::activation || kind == Kind::vector; }
 };
 
 struct OpCase {
@@ -50,7 +60,7 @@ struct OpCase {
 
 struct OpRow {
   std::string name;
-  std::vector<std::string> functions;  // of ops.h that this row covers, without the _plain twins
+  std::vector<std::string> functions;  // of ops.h and images.h that this row covers, without the _plain twins
   std::function<Tensors(const Tensors&, const OpSettings&)> run;
   std::function<Tensors(const Tensors&, const OpSettings&)> plain;  // the composition of simple ops; may be null
   std::vector<OpCase> cases;
@@ -73,8 +83,8 @@ const std::vector<OpRow>& op_table();
 // The row of that name; Error when there is none.
 const OpRow& op_row(const std::string& name);
 
-// The inputs of a case with values from the address (seed, name of the input). Everything but ids is a leaf that wants
-// a gradient when `gradients`. Ids stay in host memory.
+// The inputs of a case with values from the address (seed, name of the input). Activations and vectors are leaves that
+// want a gradient when `gradients`. Ids stay in host memory.
 Tensors make_inputs(const OpCase& c, DType dtype, Device device, uint64_t seed, bool gradients);
 
 struct OpSpeed {
