@@ -63,7 +63,10 @@ struct GoldenFile {
     std::memcpy(v.data(), e->data, e->bytes);
     return v;
   }
-  Shape shape(const std::string& name) const { return Shape(file.find(name)->shape); }
+  Shape shape(const std::string& name) const {
+    REQUIRE_MESSAGE(file.find(name) != nullptr, name);
+    return Shape(file.find(name)->shape);
+  }
   Tensor tensor(const std::string& name, Device device) const {
     return Tensor::from(floats(name), shape(name), device);
   }
