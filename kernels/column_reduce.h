@@ -22,6 +22,10 @@ struct ColumnSums {
 };
 
 inline constexpr int64_t kColumnPartials = 1 << 18;
+
+// Every file has partial sums of its own, and so its own kernels that know them.
+namespace {
+
 ACCRETE_DEVICE_ARRAY(float, column_partials, kColumnPartials);  // (chunks, K, cols)
 
 // Block of 32 columns x 8 warps for chunk blockIdx.y; warp w sums rows w, w + 8, ... of the chunk.
@@ -81,6 +85,8 @@ void column_reduce(const Gpu& ctx, const ColumnSums<K>& out, const Term& term, i
                    cols, chunks);
   }
 }
+
+}  // namespace
 
 }  // namespace ACCRETE_BACKEND
 }  // namespace accrete::kernels
