@@ -70,7 +70,8 @@ def make(name, args, samples, box, other):
     T = (size // args["patch_size"] // 2) ** 2
     soft, token = (torch.rand(samples, classes).softmax(-1) for _ in range(2))
     dense = (3 * torch.rand(samples, T, classes)).softmax(-1)
-    volo.rand_bbox = lambda *_, **__: box
+    drawn_box = (box[0], box[2], box[1], box[3])  # timm's order: both beginnings, then both ends
+    volo.rand_bbox = lambda *_, **__: drawn_box
     model = model.double()
 
     def fresh(training, mix):
@@ -91,7 +92,7 @@ def make(name, args, samples, box, other):
     for mix in (False, True):
         fresh(True, mix)
         token_norm, patches, drawn = model.forward_train(images.double())
-        assert drawn == (box if mix else (0, 0, 0, 0))
+        assert drawn == (drawn_box if mix else (0, 0, 0, 0))
         cls = model.head(token_norm)
         front = "mixed." if mix else ""
         out |= {front + "cls": cls, front + "patches": patches}
