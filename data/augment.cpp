@@ -102,11 +102,14 @@ Augmenter::Augmenter(const AugmentConfig& augment, const ImageConfig& image, con
   jitter_ = augment.color_jitter > 0 && !random_policy;
 }
 
+void Augmenter::check_stored(const StoredImage& image, const std::string& name) const {
+  if (!image.encoded.empty()) return;  // the decoders check
+  check(!image.pixels.pixels.empty(), name, "is empty");
+  check(image.pixels.channels == channels_, name, "has ", image.pixels.channels, " channels; expected ", channels_);
+}
+
 Image Augmenter::whole(const StoredImage& image, const std::string& name) const {
-  if (!image.encoded.empty()) return decode_image(image.encoded, channels_, name);
-  check(image.pixels.channels == channels_ && !image.pixels.pixels.empty(), name, "has ", image.pixels.width, " x ",
-        image.pixels.height, " pixels with ", image.pixels.channels, " channels; expected ", channels_, " channels");
-  return image.pixels;
+  return image.encoded.empty() ? image.pixels : decode_image(image.encoded, channels_, name);
 }
 
 Image Augmenter::shorter_side(const Image& image, int64_t side, Filter filter, const std::string& name) const {
@@ -148,7 +151,7 @@ Image Augmenter::training_crop(const StoredImage& stored, const std::string& nam
     const auto w = static_cast<double>(region.w), h = static_cast<double>(region.h);
     const auto W = static_cast<double>(header.width), H = static_cast<double>(header.height);
     view = {x / W, y / H, (x + w) / W, (y + h) / H};
-    if (!encoded) return resize_image(whole(stored, name), size_, size_, filter, x, y, w, h);
+    if (!encoded) return resize_image(stored.pixels, size_, size_, filter, x, y, w, h);
     const DecodedRegion part = decode_region(stored.encoded, channels_, region, size_, size_, name);
     return resize_image(part.image, size_, size_, filter, part.x, part.y, part.w, part.h);
   }
@@ -243,6 +246,7 @@ void Augmenter::erase(uint64_t sample, float* out) const {
 }
 
 View Augmenter::train(const StoredImage& stored, const std::string& name, uint64_t sample, float* out) const {
+  check_stored(stored, name);
   View view;
   Image image = training_crop(stored, name, sample, view);
   view.flipped = Draws(random_key(seed_, "image.flip", sample)).chance(config_.flip);
@@ -258,6 +262,7 @@ View Augmenter::train(const StoredImage& stored, const std::string& name, uint64
 }
 
 View Augmenter::evaluate(const StoredImage& stored, const std::string& name, float* out) const {
+  check_stored(stored, name);
   View view;
   to_planes(center_crop(stored, name, view), false, out);
   return view;

@@ -45,6 +45,7 @@ class Augmenter {
   int64_t channels() const { return channels_; }
 
  private:
+  void check_stored(const StoredImage& image, const std::string& name) const;
   Image whole(const StoredImage& image, const std::string& name) const;
   Image training_crop(const StoredImage& image, const std::string& name, uint64_t sample, View& view) const;
   Image center_crop(const StoredImage& image, const std::string& name, View& view) const;

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "engine/core/config.h"
+#include "tests/image_testing.h"
 #include "tests/train_testing.h"
 
 using namespace accrete;
@@ -75,6 +76,35 @@ TEST_CASE("bench gemm, ops, tokenizer and data") {
   CHECK(d["tokens_per_second"].get<double>() == doctest::Approx(64 / d["batch_seconds"]["median"].get<double>()));
 }
 
+TEST_CASE("bench data: pictures from files of any folder, a data set, and shards") {
+  const TempFolder folder;
+  for (uint32_t i = 0; i < 6; ++i)
+    put_picture(folder / ("set/train/" + std::to_string(i % 2) + "/" + std::to_string(i) + ".ppm"),
+                make_pnm(make_picture(40, 30, 3, i)));
+  put_picture(folder / "loose/a.ppm", make_pnm(make_picture(40, 30, 3, 1)));
+  put_picture(folder / "loose/b.ppm", make_pnm(make_picture(50, 40, 3, 2)));
+  put_picture(folder / "loose/broken.ppm", "P6 4 4");
+  const auto path = [&](const char* name) { return "'" + (folder / name).string() + "'"; };
+  REQUIRE(run("$APPS/prepare images --in " + path("set") + " --out " + path("shards")).exit_code == 0);
+  const std::string small = " --size 16 --seconds 0.001 --loader-threads 2";
+  const Json loose = bench("data --in " + path("loose") + small);
+  CHECK(loose["pictures"] == 2);
+  CHECK(loose["unreadable"] == 1);
+  CHECK(loose["mean_pixels"] == 1600);
+  const Json set = bench("data --in " + path("set") + " --shards " + path("shards") + small);
+  CHECK(set["pictures"] == 6);
+  for (const char* key :
+       {"read", "read_shards", "decode", "basic", "basic_shards", "deit", "deit_loader", "evaluation"}) {
+    CAPTURE(key);
+    const Json& f = set[key];
+    const double pictures = 6.0 * f["threads"].get<double>();
+    CHECK(f["images_per_second"].get<double>() ==
+          doctest::Approx(pictures / f["pass_seconds"]["median"].get<double>()));
+    CHECK(f["images_per_core_second"].get<double>() > 0);
+  }
+  CHECK(set["deit_loader"]["threads"] == 2);
+}
+
 #if defined(ACCRETE_WITH_EMULATOR)
 TEST_CASE("bench gemm and ops on a device whose work is queued") {
   const Json g = bench("gemm --device emu --tokens 64 --embed-dim 32 --vocab 100 --seconds 0.001");
@@ -108,6 +138,9 @@ TEST_CASE("bench: bad input is refused in one sentence") {
   refused("step --precision f8", "f8 not in");
   refused("step --device tpu", "unknown device");
   refused("ops --device cpu --tokens 1000", "multiple of 1024");
+  refused("data", "expected --data or --in");
+  refused("data --in nowhere", "nowhere");
+  refused("data --in a --data b", "excludes");
   refused("step --batch 0", "--batch");
   refused("ops --only nothing-like-this", "no op has");
   refused("tokenizer --tokenizer nowhere --in nowhere", "nowhere");
