@@ -11,6 +11,7 @@
 #include "data/loader.h"
 #include "engine/core/file.h"
 #include "engine/core/transfer.h"
+#include "models/image_model.h"
 #include "models/picture_info.h"
 #include "models/registry.h"
 #include "training/progress.h"

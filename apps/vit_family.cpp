@@ -134,10 +134,7 @@ bool has_hf_form(const VitConfig& c) {
 // transformers' layout where the library has such a model, else timm's.
 void export_model(const Model& model, const PictureInfo& info, const fs::path& folder) {
   if (const auto* volo = dynamic_cast<const Volo*>(&model)) {
-    VoloTimmOptions options;
-    options.mean = info.mean;
-    options.std = info.stddev;
-    write_volo_timm(folder, *volo, options);
+    write_volo_timm(folder, *volo, info);
     return;
   }
   const auto& vit = dynamic_cast<const Vit&>(model);

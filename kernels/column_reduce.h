@@ -52,9 +52,8 @@ __global__ void column_sum_kernel(ColumnSums<K> out, Term term, int64_t rows, in
   }
 }
 
-// One thread per column adds the chunks in order. Term, which stands in an unnamed namespace, keeps the kernels of two
-// files apart: each has partial sums of its own, and the linker would merge kernels of one name.
-template <int K, class Term>
+// One thread per column adds the chunks in order.
+template <int K>
 __global__ void column_finish_kernel(ColumnSums<K> out, int64_t cols, int64_t chunks) {
   const int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= cols) return;
@@ -78,8 +77,8 @@ void column_reduce(const Gpu& ctx, const ColumnSums<K>& out, const Term& term, i
   ACCRETE_LAUNCH(column_sum_kernel<K, Term>, grid, dim3{kWarpSize, kBlockWarps}, 0, ctx, out, term, rows, cols,
                  chunk_rows);
   if (chunks > 1) {
-    ACCRETE_LAUNCH(column_finish_kernel<K, Term>, dim3{blocks_covering(cols, kBlockSize)}, dim3{kBlockSize}, 0, ctx,
-                   out, cols, chunks);
+    ACCRETE_LAUNCH(column_finish_kernel<K>, dim3{blocks_covering(cols, kBlockSize)}, dim3{kBlockSize}, 0, ctx, out,
+                   cols, chunks);
   }
 }
 
