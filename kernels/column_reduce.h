@@ -52,9 +52,10 @@ __global__ void column_sum_kernel(ColumnSums<K> out, Term term, int64_t rows, in
   }
 }
 
-// One thread per column adds the chunks in order.
+// One thread per column adds the chunks in order. Static like the partial sums: every file that includes this has its
+// own array, and one instance of this kernel for all of them would read another file's.
 template <int K>
-__global__ void column_finish_kernel(ColumnSums<K> out, int64_t cols, int64_t chunks) {
+static __global__ void column_finish_kernel(ColumnSums<K> out, int64_t cols, int64_t chunks) {
   const int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= cols) return;
   float sums[K] = {};

@@ -41,9 +41,9 @@ struct Pictures : Golden {
   }
 };
 
+// Relative errors, the largest of their kind; gradients of the stem apart.
 struct Result {
-  double logits = 0, loss = 0, worst_grad = 0, running = 0;  // relative errors, the largest of their kind
-  std::string worst_name;
+  double logits = 0, loss = 0, stem = 0, gradients = 0, running = 0;
 };
 
 Result compare(const std::string& name, DType compute, Device device, bool plain, bool again) {
@@ -88,11 +88,12 @@ Result compare(const std::string& name, DType compute, Device device, bool plain
       const SafetensorsEntry* entry = want.file.find("grad." + n.theirs);
       REQUIRE(entry != nullptr);
       const double e = relative_error(model->params().grad(index).to_vector<float>(), values_of(*entry, n));
-      if (e > r.worst_grad) r.worst_grad = e, r.worst_name = n.ours;
+      double& worst = n.ours.starts_with("patch_embed.conv.") ? r.stem : r.gradients;
+      worst = std::max(worst, e);
     }
   }
   MESSAGE(name << " " << name_of(compute) << " on " << device << ": logits " << r.logits << ", loss " << r.loss
-               << ", gradients " << r.worst_grad << " (" << r.worst_name << "), running statistics " << r.running);
+               << ", gradients " << r.gradients << ", of the stem " << r.stem << ", running statistics " << r.running);
   return r;
 }
 
@@ -101,17 +102,20 @@ void check_f32(const std::string& name, Device device, bool plain, bool again) {
   const Result r = compare(name, DType::f32, device, plain, again);
   CHECK(r.logits <= 1e-4);
   CHECK(r.loss <= 1e-5);
-  CHECK(r.worst_grad <= 1e-4);
+  CHECK(r.gradients <= 1e-4);
+  CHECK(r.stem <= 1e-4);
   CHECK(r.running <= 1e-5);
 }
 
-// A bf16 number has 8 significant bits: every stored activation is off by up to 0.2 %, and a batch norm of few rows
-// divides by small spreads. Measured: see the messages (-s).
+// A bf16 number has 8 significant bits: every stored activation is off by up to 0.2 %, in a few blocks by ten times as
+// much. Behind the stem's batch norms gradients are what is left when mean and trend are subtracted, small differences
+// of rounded numbers. Measured: see the messages (-s).
 void check_half(const std::string& name, DType half, Device device) {
   const Result r = compare(name, half, device, false, false);
-  CHECK(r.logits <= 5e-2);
-  CHECK(r.loss <= 1e-2);
-  CHECK(r.worst_grad <= 1e-1);
+  CHECK(r.logits <= 3e-2);
+  CHECK(r.loss <= 5e-3);
+  CHECK(r.gradients <= 6e-2);
+  CHECK(r.stem <= 3e-1);
 }
 
 }  // namespace
