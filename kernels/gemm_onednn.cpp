@@ -85,8 +85,20 @@ dnnl::matmul::primitive_desc make_description(const memory::desc& a, const memor
 #endif
 }
 
+// Whether the processor multiplies bf16 itself. On others the library (2.7) has code that emulates it: five times slower
+// than f32, and at some shapes it fails when it is run; widening to f32 is better.
+bool has_bf16_products() {
+  static const bool has = [] {
+    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    const auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+    return (isa & wanted) == wanted;
+  }();
+  return has;
+}
+
 template <class T, class Out>
 Product make_product(const GemmShape& s, bool has_bias) {
+  if (std::is_same_v<T, bf16> && !has_bf16_products()) return {};
   const auto a = describe(s.batch, s.M, s.K, s.batch_a, s.trans_a ? 1 : s.lda, s.trans_a ? s.lda : 1, type_of<T>());
   const auto b = describe(s.batch, s.K, s.N, s.batch_b, s.trans_b ? 1 : s.ldb, s.trans_b ? s.ldb : 1, type_of<T>());
   const auto c = describe(s.batch, s.M, s.N, s.batch_c, s.ldc, 1, type_of<Out>());
