@@ -16,7 +16,8 @@ namespace {
 
 using kernels::UnfoldShape;
 
-// Bytes of workspace for unfolded windows.
+// Bytes of workspace for unfolded windows: they stay in the second-level cache of a large GPU (50 MB) and make a
+// hundred tiles of a product; on a CPU 1 to 32 MiB take the same time.
 constexpr int64_t kChunkBytes = int64_t{16} << 20;
 
 struct ConvSizes {
