@@ -198,6 +198,7 @@ void evaluate_pictures(const EvaluateOptions& o, Model& any) {
   data.images = image_config(o);
   ImageOptions options = image_options(model.family(), model.config(), data, o.split, 0);
   options.train = false;
+  options.sampling = Sampling::sequential;
   options.held_out = false;
   options.log = [&](const std::string& line) { o.report.log(line); };
   const auto source = std::make_shared<ImageSource>(set, options);

@@ -1,6 +1,7 @@
 #include "apps/one_step.h"
 
 #include "apps/ceilings.h"
+#include "engine/core/transfer.h"
 
 namespace accrete {
 
@@ -16,13 +17,14 @@ OneStep::OneStep(const Recipe& recipe, const Stage& stage, const ModelFactory& m
   optimizer_ = std::make_unique<Optimizer>(stage.optim, store);
 }
 
-StepSeconds OneStep::run(const Batch& batch, Tape::Options options, const std::function<void(const Tape&)>& look) {
+StepSeconds OneStep::run(const Batch& host, Tape::Options options, const std::function<void(const Tape&)>& look) {
   Context ctx;
   ctx.training = true;
   ctx.plain = recipe_.plain_ops;
   ctx.recompute = recipe_.recompute;
   ctx.seed = static_cast<uint64_t>(recipe_.seed);
   ctx.step = static_cast<uint64_t>(steps_);
+  const Batch batch = device_ == kDry ? dry_batch(host) : host;
   StepSeconds t;
   const double begin = now_seconds();
   model_->params().zero_grads();

@@ -20,7 +20,7 @@ class OneStep {
   OneStep(const Recipe& recipe, const Stage& stage, const ModelFactory& make_model, Device device);
 
   // Forward, backward and update on one batch. The tape is the caller's, who decides what it records.
-  StepSeconds run(const Batch& batch, Tape::Options options, const std::function<void(const Tape&)>& look = nullptr);
+  StepSeconds run(const Batch& host, Tape::Options options, const std::function<void(const Tape&)>& look = nullptr);
 
   Model& model() { return *model_; }
   double loss() const { return loss_; }    // of the last step

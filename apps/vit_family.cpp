@@ -183,7 +183,7 @@ ImageOptions image_options(const std::string& family, const Json& model, const D
   o.augment = data.augment;
   o.image = data.images;
   o.train = split == "train" || split == "held_out";
-  o.sampling = sampling_of(data.sampling);
+  o.sampling = o.train ? sampling_of(data.sampling) : Sampling::sequential;
   o.seed = seed;
   o.holdout = data.holdout;
   o.held_out = split == "held_out";

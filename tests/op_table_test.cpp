@@ -355,6 +355,11 @@ TEST_CASE("a row without a gradient states the reason that backward gives") {
   if (speed_mode()) return;
   for (const OpRow& row : ops::op_table()) {
     if (row.no_gradient.empty()) continue;
+    const auto wants = [](const ops::OpInput& in) {
+      return in.kind == ops::OpInput::Kind::activation || in.kind == ops::OpInput::Kind::vector;
+    };
+    const auto& inputs = row.cases[0].inputs;
+    if (std::none_of(inputs.begin(), inputs.end(), wants)) continue;  // nothing that backward could be asked for
     Tape tape;
     const Tensors y = row.run(leaves(row.cases[0], DType::f32, kCpu), row.cases[0].settings);
     std::string message;

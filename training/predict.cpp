@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/core/transfer.h"
 #include "training/extent.h"
 #include "training/recorders.h"
 
@@ -30,7 +31,11 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
   ctx.recompute = recipe.recompute;
   ctx.skip = &skipped;
   StepCost cost;
-  const Batch batch = source.get(0, micro);
+  Batch batch = source.get(0, micro);
+  {
+    const SegmentScope segment(Segment::data);
+    batch = dry_batch(batch);
+  }
   StageStart start{.store = store, .network = model.get()};
   start.model = [&](const Json& config) { return settings.make_model(config, compute, kDry); };
   start.dry = true;

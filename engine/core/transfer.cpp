@@ -139,4 +139,14 @@ const std::vector<float>& Readback::values() {
   return values_;
 }
 
+Batch dry_batch(const Batch& host) {
+  const auto dry = [](const Tensor& t) {
+    return t.defined() && is_float(t.dtype()) ? Tensor::empty(t.shape(), t.dtype(), kDry) : t;
+  };
+  Batch batch = host;
+  batch.inputs = dry(host.inputs);
+  for (auto& [name, tensor] : batch.extra) tensor = dry(tensor);
+  return batch;
+}
+
 }  // namespace accrete

@@ -29,6 +29,9 @@ class BatchFeed {
   size_t next_ = 0;
 };
 
+// A batch as a step on the dry device sees it: shapes without memory. Ids stay on the host, whose values ops look at.
+Batch dry_batch(const Batch& host);
+
 // Reads a few numbers of a device without waiting for it: start() queues the copy, values() waits until it has run.
 // On the CPU the copy is made at once.
 class Readback {
