@@ -2,8 +2,8 @@
 // gathers for cells computes every softmax once and needs none from memory. Traffic of the forward pass per cell of C
 // channels: v and y once (neighbours come from the caches), 2.25 rows of 9 logits per head.
 //
-// Backward: one kernel goes over windows (dlogits, and the log-sum-exp of each row), then dv gathers over cells as the
-// forward pass does, with column q of the probabilities in place of a row.
+// Backward: one kernel goes over windows (dlogits, and the probabilities turned so that a column lies in one piece),
+// then dv gathers over cells as the forward pass does, with columns of the probabilities in place of rows.
 #include "kernels/outlook.h"
 
 #include "kernels/math.h"
@@ -36,10 +36,10 @@ __device__ __forceinline__ void softmax_row(float (&p)[kPlaces], const T* row, f
 }
 
 // out[cell] = sum over the windows of the cell of sum_k w[k] in[place k]. The cell is place `mine` of the window;
-// w[k] = a[mine, k], or a[k, mine] for kTransposed (then lse is given). A warp per cell, lanes along the channels, W of
-// one head at a time.
+// w[k] = a[mine, k] made of `logits`, or for kTransposed a[k, mine] from `turned`. A warp per cell, lanes along the
+// channels, W of one head at a time.
 template <class T, int W, bool kTransposed>
-__global__ void outlook_gather_kernel(T* out, const T* in, const T* logits, const float* lse, OutlookShape s) {
+__global__ void outlook_gather_kernel(T* out, const T* in, const T* logits, const float* turned, OutlookShape s) {
   using Team = RowTeam<false>;
   const int height = static_cast<int>(s.height), width = static_cast<int>(s.width);
   const int C = static_cast<int>(s.channels()), D = static_cast<int>(s.head_dim);
@@ -56,14 +56,12 @@ __global__ void outlook_gather_kernel(T* out, const T* in, const T* logits, cons
         for (int j = x / 2; j <= j1; ++j) {
           const int mine = (y - 2 * i + 1) * 3 + x - 2 * j + 1;
           const int64_t at = ((image * (last_i + 1) + i) * (last_j + 1) + j) * s.heads + head;
-          const T* window = logits + at * kPlaces * kPlaces;
           float w[kPlaces], v[W];
           if constexpr (kTransposed) {
             ACCRETE_UNROLL
-            for (int k = 0; k < kPlaces; ++k)
-              w[k] = exp_f32(s.scale * to_float(window[k * kPlaces + mine]) - lse[at * kPlaces + k]);
+            for (int k = 0; k < kPlaces; ++k) w[k] = turned[(at * kPlaces + mine) * kPlaces + k];
           } else {
-            softmax_row(w, window + mine * kPlaces, s.scale);
+            softmax_row(w, logits + (at * kPlaces + mine) * kPlaces, s.scale);
           }
           ACCRETE_UNROLL
           for (int k = 0; k < kPlaces; ++k) {
@@ -85,10 +83,11 @@ constexpr int kPitch = kDims + 1;  // rows start in different banks
 constexpr int kTile = kPlaces * kPitch, kSquare = kPlaces * kPlaces;
 constexpr int kEntries = (kSquare + kWarpSize - 1) / kWarpSize;  // of the 9 x 9 matrix per lane
 
-// dlogits and lse. A warp per window and head: rows of d_o and v in shared memory, up to three entries of da per lane.
+// dlogits and `turned`. A warp per window and head: rows of d_o and v in shared memory, up to three entries of da per
+// lane.
 template <class T>
 __global__ void __launch_bounds__(kBlockSize)
-    outlook_logits_kernel(T* dlogits, float* lse, const T* dy, const T* v, const T* logits, OutlookShape s) {
+    outlook_logits_kernel(T* dlogits, float* turned, const T* dy, const T* v, const T* logits, OutlookShape s) {
   ACCRETE_SHARED(float, tiles, kBlockWarps * 2 * kTile);
   ACCRETE_SHARED(float, squares, kBlockWarps * 2 * kSquare);
   using Team = RowTeam<false>;
@@ -132,7 +131,7 @@ __global__ void __launch_bounds__(kBlockSize)
       squares[a_at + e] = s.scale * to_float(logits[task * kSquare + e]);
     }
     __syncwarp();
-    if (lane < kPlaces) {  // a lane per row: softmax, and the row of dlogits in place of da
+    if (lane < kPlaces) {  // a lane per row: its probabilities, and dlogits in place of da
       float p[kPlaces], peak = -INFINITY, total = 0.0f, inner = 0.0f;
       ACCRETE_UNROLL
       for (int q = 0; q < kPlaces; ++q) {
@@ -149,28 +148,30 @@ __global__ void __launch_bounds__(kBlockSize)
       ACCRETE_UNROLL
       for (int q = 0; q < kPlaces; ++q) {
         const float d = squares[da_at + lane * kPlaces + q];
+        squares[a_at + lane * kPlaces + q] = p[q] * factor;
         squares[da_at + lane * kPlaces + q] = s.scale * p[q] * factor * (d - inner * factor);
       }
-      lse[task * kPlaces + lane] = peak + logf(total);
     }
     __syncwarp();
     ACCRETE_UNROLL
     for (int n = 0; n < kEntries; ++n) {
       const int e = lane + n * kWarpSize;
-      if (e < kSquare) dlogits[task * kSquare + e] = from_float<T>(squares[da_at + e]);
+      if (e >= kSquare) continue;
+      dlogits[task * kSquare + e] = from_float<T>(squares[da_at + e]);
+      turned[task * kSquare + e] = squares[a_at + e % kPlaces * kPlaces + e / kPlaces];
     }
     __syncwarp();
   }
 }
 
 template <bool kTransposed, class T>
-void gather(const Gpu& ctx, T* out, const T* in, const T* logits, const float* lse, const OutlookShape& s) {
+void gather(const Gpu& ctx, T* out, const T* in, const T* logits, const float* turned, const OutlookShape& s) {
   const dim3 grid{RowTeam<false>::blocks(s.batch * s.height * s.width)}, block{kBlockSize};
   constexpr int W = kLaneWidth<T>;
   if (wide_rows(out, W, s.head_dim) && wide_rows(in, W, s.head_dim)) {
-    ACCRETE_LAUNCH(outlook_gather_kernel<T, W, kTransposed>, grid, block, 0, ctx, out, in, logits, lse, s);
+    ACCRETE_LAUNCH(outlook_gather_kernel<T, W, kTransposed>, grid, block, 0, ctx, out, in, logits, turned, s);
   } else {
-    ACCRETE_LAUNCH(outlook_gather_kernel<T, 1, kTransposed>, grid, block, 0, ctx, out, in, logits, lse, s);
+    ACCRETE_LAUNCH(outlook_gather_kernel<T, 1, kTransposed>, grid, block, 0, ctx, out, in, logits, turned, s);
   }
 }
 
@@ -183,13 +184,13 @@ void outlook_forward(const Gpu& ctx, T* y, const T* v, const T* logits, const Ou
 }
 
 template <class T>
-void outlook_backward(const Gpu& ctx, T* dv, T* dlogits, float* lse, const T* dy, const T* v, const T* logits,
+void outlook_backward(const Gpu& ctx, T* dv, T* dlogits, float* turned, const T* dy, const T* v, const T* logits,
                       const OutlookShape& s) {
   if (s.batch * s.height * s.width * s.channels() <= 0) return;
   const int64_t tasks = s.batch * s.windows_h() * s.windows_w() * s.heads;
-  ACCRETE_LAUNCH(outlook_logits_kernel<T>, dim3{RowTeam<false>::blocks(tasks)}, dim3{kBlockSize}, 0, ctx, dlogits, lse,
-                 dy, v, logits, s);
-  gather<true, T>(ctx, dv, dy, logits, lse, s);
+  ACCRETE_LAUNCH(outlook_logits_kernel<T>, dim3{RowTeam<false>::blocks(tasks)}, dim3{kBlockSize}, 0, ctx, dlogits,
+                 turned, dy, v, logits, s);
+  gather<true, T>(ctx, dv, dy, logits, turned, s);
 }
 
 #define ACCRETE_INSTANTIATE(T)                                                            \

@@ -23,9 +23,9 @@ ACCRETE_KERNEL(outlook_forward, T* y, const T* v, const T* logits, const Outlook
 // With d_o[r] = dy at place r (0 outside), for each window and head:
 //   da[r, q] = d_o[r] . v[q],  dlogits[r, q] = scale a[r, q] (da[r, q] - sum_q a[r, q] da[r, q])
 //   dv of a cell = sum over its windows, in which it is place q, of sum_r a[r, q] d_o[r]
-// Both are overwritten. lse: scratch (batch, windows_h, windows_w, heads, 9) f32, becomes the log-sum-exp of the scaled
-// logits. Deterministic; no aliasing.
-ACCRETE_KERNEL(outlook_backward, T* dv, T* dlogits, float* lse, const T* dy, const T* v, const T* logits,
+// Both are overwritten. turned: scratch (batch, windows_h, windows_w, heads, 9 (q), 9 (r)) f32, becomes a with q and r
+// exchanged. Deterministic; no aliasing.
+ACCRETE_KERNEL(outlook_backward, T* dv, T* dlogits, float* turned, const T* dy, const T* v, const T* logits,
                const OutlookShape& s);
 
 }  // namespace accrete::kernels

@@ -1,6 +1,6 @@
-// Outlook attention (kernels/outlook.h). Backward makes the probabilities again from the logits: kept in their place
-// they would be as large, so nothing is saved but one exp of nine numbers in a hundred operations, and in 16 bits their
-// rounding would pass to every gradient.
+// Outlook attention (kernels/outlook.h). Kept for backward are v and the logits, not the probabilities: they would take
+// as much memory, the forward pass does not write them, and in 16 bits their rounding would pass into every gradient.
+// Making them again is one softmax of 81 numbers per window and head beside 3 products of 9 x 9 x head_dim.
 #include "kernels/outlook.h"
 
 #include <vector>
@@ -55,9 +55,9 @@ Tensor outlook_attention(const Tensor& v, const Tensor& logits, int64_t heads, f
                   const Tensor &v = ctx.saved(0), &logits = ctx.saved(1);
                   Tensor dv = like(v), dlogits = like(logits);
                   const SegmentScope workspace(Segment::workspace);
-                  const Tensor lse = Tensor::empty(Shape{logits.count() / kPlaces}, DType::f32, v.device());
+                  const Tensor turned = Tensor::empty(logits.shape(), DType::f32, v.device());
                   on(v, [&]<class T>(const auto& dev) {
-                    kernels::outlook_backward<T>(dev, dv.ptr<T>(), dlogits.ptr<T>(), lse.ptr<float>(),
+                    kernels::outlook_backward<T>(dev, dv.ptr<T>(), dlogits.ptr<T>(), turned.ptr<float>(),
                                                  ctx.dy().template ptr<T>(), v.ptr<T>(), logits.ptr<T>(), s);
                   });
                   return {dv, dlogits};
