@@ -139,7 +139,7 @@ export ACCRETE_TEST_DEVICE=$device
 export ACCRETE_CACHE=$work_dir/plans  # nothing from earlier runs decides which products are tested
 
 # ---- parts ---------------------------------------------------------------------------------------------------------
-kernel_tests=(kernels_emu_test attention_kernels_test optimizer_kernels_test gemm_epilogue_test queued_test)
+kernel_tests=(kernels_emu_test token_kernels_test attention_kernels_test optimizer_kernels_test gemm_epilogue_test queued_test)
 train_tests=(resume_test queued_train_test)
 method_tests=(vcycle_test incubation_train_test autoprog_train_test twa_train_test)
 kernel_tests+=(grid_kernels_test conv_test outlook_test)  # images
@@ -206,10 +206,12 @@ sanitize() {
   fi
   local memcheck=("$tool" --tool memcheck --error-exitcode 9) racecheck=("$tool" --tool racecheck --error-exitcode 9)
   check memcheck-kernels 45 "${memcheck[@]}" "$build_dir/tests/kernels_emu_test" -tc='layernorm*,cross*,embedding*,sums*'
+  check memcheck-tokens 45 "${memcheck[@]}" "$build_dir/tests/token_kernels_test"
   check memcheck-attention 45 "${memcheck[@]}" "$build_dir/tests/attention_kernels_test" -tc='attention against*'
   check memcheck-grids 45 "${memcheck[@]}" "$build_dir/tests/grid_kernels_test"
   check memcheck-queued 30 "${memcheck[@]}" "$build_dir/tests/queued_test" -tce='*ends at once*'
   check racecheck-kernels 45 "${racecheck[@]}" "$build_dir/tests/kernels_emu_test" -tc='layernorm*,softmax*,sums*'
+  check racecheck-tokens 45 "${racecheck[@]}" "$build_dir/tests/token_kernels_test" -tc='sequences*,copies*,residual*'
   check racecheck-attention 45 "${racecheck[@]}" "$build_dir/tests/attention_kernels_test" -tc='attention against*'
   check racecheck-grids 45 "${racecheck[@]}" "$build_dir/tests/grid_kernels_test" -tc='outlook*,batch*'
 }
