@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <regex>
 
 #include "engine/core/json.h"
 #include "models/hf_config.h"
@@ -76,6 +76,16 @@ int64_t published_heads(int64_t width) {
   return 0;
 }
 
+// vit_base_patch16_224, deit_base_distilled_patch16_224, deit3_huge_patch14_224: other names stand for models with
+// another arithmetic that model_args need not mention (CLIP's, SigLIP's, ...).
+void check_architecture(const HfConfig& hf) {
+  static const std::regex known(
+      "(vit|deit|deit3)_(tiny|small|medium|base|large|huge|giant|gigantic)(_distilled)?_patch[0-9]+_[0-9]+");
+  const std::string name = hf.text("architecture", "");
+  check(name.size() < 100 && std::regex_match(name, known), hf.where(), "\"architecture\": \"", printable(name),
+        "\" is not supported here; expected a plain vit, deit or deit3, such as vit_base_patch16_224");
+}
+
 // Arguments of timm's VisionTransformer that leave the arithmetic as it is, or that shapes tell.
 constexpr const char* kHarmless[] = {"dynamic_img_size", "dynamic_img_pad", "strict_img_size", "weight_init",
                                      "fix_init",         "patch_drop_rate", "use_naflex"};
@@ -94,6 +104,14 @@ void apply_model_args(VitConfig& c, const HfConfig& args) {
     read.emplace_back(key);
     value = args.integer(key, value, 0);
   };
+  const auto side = [&](const char* key, int64_t& value) {  // n or [n, n]
+    if (!args.has(key) || !args.json().at(key).is_array()) return integer(key, value);
+    read.emplace_back(key);
+    const auto sides = args.numbers(key);
+    check(sides.size() == 2 && sides[0] == sides[1] && sides[0] > 0, args.where(), "\"", key,
+          "\" must be one number or two equal ones; got ", printable(args.json().at(key).dump(), 40));
+    value = static_cast<int64_t>(sides[0]);
+  };
   const auto rate = [&](const char* key, double& value) {
     read.emplace_back(key);
     value = args.number(key, value);
@@ -106,8 +124,8 @@ void apply_model_args(VitConfig& c, const HfConfig& args) {
     read.emplace_back(f.name);
     args.refuse_unless(f.name, f.supported);
   }
-  integer("img_size", c.image_size);
-  integer("patch_size", c.patch);
+  side("img_size", c.image_size);
+  side("patch_size", c.patch);
   integer("in_chans", c.channels);
   integer("num_classes", c.classes);
   integer("embed_dim", c.embed_dim);
@@ -164,6 +182,7 @@ VitConfig config_of(const fs::path& folder, const FoundTensors& found, const std
     const HfConfig args = hf.child("model_args");
     apply_model_args(c, args);
     check_pool(c, hf);
+    check_architecture(hf);
     if (hf.text("architecture", "").starts_with("deit3_")) c.drop_path_rule = "constant", c.init = "deit";
   }
   check(c.num_heads > 0, source, "no published model has the width ", c.embed_dim,

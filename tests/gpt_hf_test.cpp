@@ -13,27 +13,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// A weight file as a map that tests bend: name -> shape and values.
-struct Stored {
-  std::vector<int64_t> shape;
-  std::vector<float> values;
-};
-using Weights = std::map<std::string, Stored>;
-
-Weights read_weights(const fs::path& path) {
-  Weights w;
-  const Safetensors file = Safetensors::open(path);
-  for (const auto& e : file.entries()) w[e.name] = {e.shape, values_of(e)};
-  return w;
-}
-
-void write_weights(const fs::path& path, const Weights& weights) {
-  std::vector<SafetensorsEntry> entries;
-  for (const auto& [name, t] : weights)
-    entries.push_back({name, "F32", t.shape, reinterpret_cast<const std::byte*>(t.values.data()), 0});
-  save_safetensors(path, entries);
-}
-
 Stored transposed(const Stored& t) {
   const auto rows = static_cast<size_t>(t.shape[0]), cols = static_cast<size_t>(t.shape[1]);
   Stored r{{t.shape[1], t.shape[0]}, std::vector<float>(t.values.size())};

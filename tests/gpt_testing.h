@@ -1,67 +1,14 @@
-// Helpers for tests of GPT models: the golden folders, comparisons, temporary folders.
+// Helpers for tests of GPT models.
 #pragma once
 
-#include <doctest/doctest.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <filesystem>
-#include <string>
-#include <vector>
-
 #include "models/gpt_hf.h"
-#include "tests/program_testing.h"
+#include "tests/model_testing.h"
 
 namespace accrete {
 
-inline std::filesystem::path golden(const std::string& name) {
-  return std::filesystem::path(ACCRETE_SOURCE_DIR) / "tests" / "golden" / name;
-}
-
-// Largest difference, relative to the largest expected value.
-inline double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
-  REQUIRE(got.size() == want.size());
-  double gap = 0, top = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    if (!std::isfinite(got[i])) return INFINITY;
-    gap = std::max(gap, std::abs(static_cast<double>(got[i]) - want[i]));
-    top = std::max(top, std::abs(static_cast<double>(want[i])));
-  }
-  return top > 0 ? gap / top : gap;
-}
-
-inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-// All parameter values, one after the other.
-inline std::vector<float> all_values(const Model& model) {
-  std::vector<float> all;
-  for (size_t i = 0; i < model.params().entries().size(); ++i) {
-    const auto v = model.params().value(static_cast<int>(i)).to_vector<float>();
-    all.insert(all.end(), v.begin(), v.end());
-  }
-  return all;
-}
-
-// expected.safetensors of a golden folder.
-struct Golden {
-  Safetensors file;
-  explicit Golden(const std::string& name) : file(Safetensors::open(golden(name) / "expected.safetensors")) {}
-  std::vector<float> floats(const std::string& name, bool transposed = false) const {
-    REQUIRE_MESSAGE(file.find(name) != nullptr, name);
-    return values_of(*file.find(name), transposed);
-  }
-  std::vector<int32_t> ints(const std::string& name) const {
-    const SafetensorsEntry* e = file.find(name);
-    REQUIRE(e != nullptr);
-    REQUIRE(e->dtype == "I32");
-    std::vector<int32_t> v(e->bytes / 4);
-    std::memcpy(v.data(), e->data, e->bytes);
-    return v;
-  }
-  Shape shape(const std::string& name) const { return Shape(file.find(name)->shape); }
+// expected.safetensors of a golden folder, and its batch.
+struct Golden : GoldenFile {
+  using GoldenFile::GoldenFile;
   // ids as inputs; targets shifted by one, as the library does inside the model: the last position has none.
   Batch batch(Device device) const {
     const auto ids = ints("ids");
@@ -75,23 +22,5 @@ struct Golden {
     return b;
   }
 };
-
-// The message of the Error that fn throws; "" when it throws none.
-template <class Fn>
-std::string error_of(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-// One sentence with all these parts.
-inline void check_sentence(const std::string& message, const std::vector<std::string>& parts) {
-  CHECK_FALSE(message.empty());
-  CHECK(message.find('\n') == std::string::npos);
-  for (const auto& part : parts) CHECK_MESSAGE(message.find(part) != std::string::npos, message << " lacks " << part);
-}
 
 }  // namespace accrete
