@@ -1,11 +1,9 @@
 // VOLO in the files of timm: round trips, accepted variants, and everything refused.
-#include <map>
-
 #include "engine/core/json.h"
 #include "models/hf_config.h"
 #include "models/registry.h"
 #include "models/volo_timm.h"
-#include "tests/gpt_testing.h"
+#include "tests/model_testing.h"
 
 using namespace accrete;
 namespace fs = std::filesystem;
@@ -13,14 +11,8 @@ using nlohmann::json;
 
 namespace {
 
-struct Stored {
-  std::vector<int64_t> shape;
-  std::vector<float> values;
-};
-using Weights = std::map<std::string, Stored>;
-
 // Without the counters of the batch norms, which are integers.
-Weights read_weights(const fs::path& path) {
+Weights read_floats(const fs::path& path) {
   Weights w;
   const Safetensors file = Safetensors::open(path);
   for (const auto& e : file.entries())
@@ -35,14 +27,11 @@ struct Copy {
   Weights weights;
   json config;
   explicit Copy(const std::string& source = "volo_a") {
-    weights = read_weights(golden(source) / "model.safetensors");
+    weights = read_floats(golden(source) / "model.safetensors");
     config = parse_json(read_text(golden(source) / "config.json"), "test");
   }
   std::unique_ptr<Volo> read() const {
-    std::vector<SafetensorsEntry> entries;
-    for (const auto& [name, t] : weights)
-      entries.push_back({name, "F32", t.shape, reinterpret_cast<const std::byte*>(t.values.data()), 0});
-    save_safetensors(path / "model.safetensors", entries);
+    write_weights(path / "model.safetensors", weights);
     write_hf_json(path / "config.json", config);
     return read_volo_timm(path, DType::f32, kCpu);
   }
@@ -68,8 +57,8 @@ TEST_CASE("timm -> engine -> timm -> engine is bit-identical") {
     const TempFolder folder;
     const auto model = read_volo_timm(golden(name), DType::f32, kCpu);
     write_volo_timm(folder.path(), *model);
-    const Weights before = read_weights(golden(name) / "model.safetensors"),
-                  after = read_weights(folder.path() / "model.safetensors");
+    const Weights before = read_floats(golden(name) / "model.safetensors"),
+                  after = read_floats(folder.path() / "model.safetensors");
     REQUIRE(before.size() == after.size());
     for (const auto& [key, t] : before) {
       CAPTURE(key);
@@ -91,7 +80,7 @@ TEST_CASE("timm -> engine -> timm -> engine is bit-identical") {
 }
 
 TEST_CASE("a convolution is stored (out, in, row, column)") {
-  const Weights file = read_weights(golden("volo_a") / "model.safetensors");
+  const Weights file = read_floats(golden("volo_a") / "model.safetensors");
   const auto model = read_volo_timm(golden("volo_a"), DType::f32, kCpu);
   for (const auto& [name, in, kernel] :
        {std::tuple("patch_embed.conv.0.weight", 3, 7), std::tuple("patch_embed.conv.6.weight", 4, 3),
@@ -227,12 +216,10 @@ TEST_CASE("a release without config.json: sizes from the shapes") {
   Volo model(c, DType::f32, kCpu);
   model.params().initialise(2);
   write_volo_timm(folder.path(), model);
-  Weights w = read_weights(folder.path() / "model.safetensors");
-  std::vector<SafetensorsEntry> entries;
-  for (const auto& [name, t] : w)
-    entries.push_back(
-        {"state_dict.module." + name, "F32", t.shape, reinterpret_cast<const std::byte*>(t.values.data()), 0});
-  save_safetensors(folder.path() / "model.safetensors", entries);
+  Weights wrapped;
+  for (const auto& [name, t] : read_floats(folder.path() / "model.safetensors"))
+    wrapped["state_dict.module." + name] = t;
+  write_weights(folder.path() / "model.safetensors", wrapped);
   fs::remove(folder.path() / "config.json");
   const auto again = load_model(folder.path(), DType::f32, kCpu);
   CHECK(again->family() == "volo");

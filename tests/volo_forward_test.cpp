@@ -6,7 +6,9 @@
 #include <cstring>
 #include <functional>
 
+#include "engine/core/capture.h"
 #include "models/volo.h"
+#include "tests/gpu_testing.h"
 
 using namespace accrete;
 
@@ -331,4 +333,35 @@ TEST_CASE("features are what the next block reads") {
   CHECK(same_bits(values(model->features(batch, none, 1)), values(model->features(batch, {}, 0))));
   CHECK(gap(values(model->features(batch, {}, 1)), values(model->features(batch, {}, 0))) > 1e-3);
   CHECK(gap(values(model->features(batch, {}, 3)), values(model->features(batch, {}, 2))) > 1e-3);
+}
+
+TEST_CASE("a training step is recorded and replayed with the bits of a run") {
+  VoloConfig c = tiny();
+  c.drop_path = 0.3;
+  for (const Device device : queued_devices()) {
+    CAPTURE(device);
+    Values grads[2], state[2];
+    for (const bool recorded : {false, true}) {
+      Volo model(c, DType::f32, device);
+      model.params().initialise(7);
+      model.params().zero_grads();
+      Batch batch = images(4);
+      batch.inputs = batch.inputs.to(device);
+      batch.extra["soft_targets"] = shares(Shape{4, 5}, 3).to(device);
+      batch.extra["token_targets"] = shares(Shape{4, 5}, 4).to(device);
+      batch.extra["mix_box"] = box_of({1, 3, 0, 2}).to(device);
+      const auto step = [&] {
+        const Tape tape;
+        backward(model.loss(batch, training()));
+      };
+      if (recorded)
+        Capture(device, make_pool(device), step).replay();
+      else
+        step();
+      grads[recorded] = values(model.params().grads());
+      state[recorded] = values(model.params().values());
+    }
+    CHECK(same_bits(grads[0], grads[1]));
+    CHECK(same_bits(state[0], state[1]));
+  }
 }

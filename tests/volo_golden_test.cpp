@@ -1,8 +1,8 @@
 // VOLO against timm's VOLO: class and patch logits, losses, every gradient and the running statistics of two random
 // models (tests/golden/make_volo.py, computed there in double precision).
 #include "models/volo_timm.h"
-#include "tests/gpt_testing.h"
 #include "tests/gpu_testing.h"
+#include "tests/model_testing.h"
 
 using namespace accrete;
 
@@ -17,11 +17,11 @@ Context with(bool training, bool plain = false, bool recompute = false) {
 }
 
 // The tensors of a golden folder as batches.
-struct Pictures : Golden {
+struct Pictures : GoldenFile {
   Device device;
-  Pictures(const std::string& name, Device d) : Golden(name), device(d) {}
+  Pictures(const std::string& name, Device d) : GoldenFile(name), device(d) {}
 
-  Tensor tensor(const std::string& name) const { return Tensor::from(floats(name), shape(name), device); }
+  Tensor tensor(const std::string& name) const { return GoldenFile::tensor(name, device); }
   Batch batch(const std::string& images) const {
     Batch b;
     b.inputs = tensor(images);

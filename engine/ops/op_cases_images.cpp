@@ -150,9 +150,9 @@ void add_volo(std::vector<OpRow>& table) {
 
   OpRow repeat{.name = "repeat_tokens", .functions = {"repeat_tokens"}};
   repeat.run = [](const Tensors& x, const OpSettings& s) { return Tensors{repeat_tokens(x[0], s.length)}; };
+  const auto numbers = [](Shape s) { return OpInput{s, -1, 1, OpInput::Kind::vector}; };
   for (const int64_t tokens : {1, 2, 7, 16, 0})
-    for (const OpInput& x :
-         {data(Shape{3, 5}, -1, 1), ids(Shape{4}, -2, 9), data(Shape{2, 3, 8}, -1, 1), data(Shape{0, 5}, -1, 1)})
+    for (const OpInput& x : {numbers(Shape{3, 5}), ids(Shape{4}, -2, 9), numbers(Shape{2, 3, 8}), numbers(Shape{0, 5})})
       repeat.cases.push_back({{x}, {.length = tokens}});
   repeat.speed = {{data(Shape{4, 1000}, 0, 1)}, {.length = 196}};
   repeat.value_tolerance = repeat.gradient_tolerance = 1e-7, repeat.bf16_tolerance = 0;
