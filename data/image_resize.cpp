@@ -15,13 +15,10 @@ namespace {
 constexpr int kBits = 22;  // of the fraction of a weight: 8 bits of a pixel and a factor of 4 still fit 32 bits
 constexpr int64_t kLargestSide = int64_t{1} << 20;
 
-// 16 sums side by side; GCC and clang split them into what the processor has.
-typedef int32_t Sums __attribute__((vector_size(64)));
-typedef uint16_t Words __attribute__((vector_size(32)));
-typedef uint8_t Bytes __attribute__((vector_size(16)));
-
-// In two steps: GCC 12 takes one from 8 to 32 bits apart, byte by byte.
-inline Sums widened(Bytes b) { return __builtin_convertvector(__builtin_convertvector(b, Words), Sums); }
+// 16 sums side by side; GCC and clang split them into what the processor has. Bytes become 32 bits and back in plain
+// loops over long rows: those are vectorised well, conversions of single vectors are not (GCC 12).
+constexpr int64_t kLanes = 16;
+typedef int32_t Sums __attribute__((vector_size(4 * kLanes)));
 
 double bilinear(double x) {
   x = std::abs(x);
@@ -88,76 +85,78 @@ Taps make_taps(int64_t in, float begin, float end, int64_t out, const Kernel& ke
   return taps;
 }
 
-int32_t rounded(int32_t sum) { return std::clamp(sum >> kBits, 0, 255); }
+void widen(const uint8_t* __restrict from, int64_t n, int32_t* __restrict to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+// Sums of weighted values -> the values.
+void round_off(const int32_t* __restrict from, int64_t n, uint8_t* __restrict to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<uint8_t>(std::clamp(from[i] >> kBits, 0, 255));
+}
 
 // Rows [begin, end) of in (in.height, in.width, C) -> (end - begin, out.width, C). C = 3: four rows at a time, a pixel
-// being R G B and one byte of no meaning; C = 1: sixteen rows. So the 16 bytes that one tap reads lie together.
+// being R G B and one value of no meaning; C = 1: sixteen rows. So the 16 values that one tap reads lie together.
 template <int C>
 void resize_rows(const Image& in, int64_t begin, int64_t end, const Taps& taps, Image& out) {
-  constexpr int64_t kRows = C == 3 ? 4 : 16, kStep = 16 / kRows;
+  constexpr int64_t kRows = C == 3 ? 4 : 16, kStep = kLanes / kRows;
   const int64_t left = taps.first.front(), right = taps.first.back() + taps.count.back();
-  std::vector<uint8_t> packed(static_cast<size_t>((right - left) * 16));
+  std::vector<uint8_t> bytes(static_cast<size_t>(std::max(right - left, out.width) * kLanes));
+  std::vector<int32_t> values(static_cast<size_t>((right - left) * kLanes)),
+      results(static_cast<size_t>(out.width * kLanes));
   for (int64_t top = begin; top < end; top += kRows) {
     const int64_t rows = std::min(kRows, end - top);
     for (int64_t r = 0; r < rows; ++r) {
       const uint8_t* from = in.row(top + r) + left * C;
-      uint8_t* to = packed.data() + r * kStep;
-      // Four bytes at once where the row goes on; the last one is the byte of no meaning.
-      for (int64_t x = left; x + 1 < right; ++x, from += C, to += 16) std::memcpy(to, from, kStep);
+      uint8_t* to = bytes.data() + r * kStep;
+      // Four bytes at once where the row goes on; the last one is the value of no meaning.
+      for (int64_t x = left; x + 1 < right; ++x, from += C, to += kLanes) std::memcpy(to, from, kStep);
       std::memcpy(to, from, C);
     }
+    widen(bytes.data(), (right - left) * kLanes, values.data());
     for (int64_t x = 0; x < out.width; ++x) {
       const int32_t* weight = taps.weight(x);
-      const uint8_t* from = packed.data() + (taps.first[x] - left) * 16;
+      const int32_t* from = values.data() + (taps.first[x] - left) * kLanes;
       Sums sums = Sums{} + (1 << (kBits - 1));
       for (int32_t j = 0; j < taps.count[x]; ++j) {
-        Bytes pixel;
-        std::memcpy(&pixel, from + int64_t{j} * 16, sizeof pixel);
-        sums += widened(pixel) * weight[j];
+        Sums pixel;
+        std::memcpy(&pixel, from + j * kLanes, sizeof pixel);
+        sums += pixel * weight[j];
       }
-      sums >>= kBits;
-      sums = sums < 0 ? 0 : sums > 255 ? 255 : sums;
-      const Bytes bytes = __builtin_convertvector(sums, Bytes);
-      uint8_t results[16];
-      std::memcpy(results, &bytes, sizeof bytes);
-      const size_t size = x + 1 < out.width ? kStep : C;  // the next pixel overwrites what is too much
-      for (int64_t r = 0; r < rows; ++r) std::memcpy(out.row(top - begin + r) + x * C, results + r * kStep, size);
+      std::memcpy(results.data() + x * kLanes, &sums, sizeof sums);
     }
+    round_off(results.data(), out.width * kLanes, bytes.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint8_t* from = bytes.data() + r * kStep;
+      uint8_t* to = out.row(top - begin + r);
+      for (int64_t x = 0; x + 1 < out.width; ++x, from += kLanes, to += C) std::memcpy(to, from, kStep);
+      std::memcpy(to, from, C);  // before, the next pixel overwrites what is too much
+    }
+  }
+}
+
+// sums += the weighted rows of N taps, one row being `length` values behind the other.
+template <int N>
+void add_rows(const uint8_t* __restrict row, int64_t length, const int32_t* __restrict weight,
+              int32_t* __restrict sums) {
+  for (int64_t x = 0; x < length; ++x) {
+    int32_t sum = sums[x];
+    for (int64_t j = 0; j < N; ++j) sum += row[j * length + x] * weight[j];
+    sums[x] = sum;
   }
 }
 
 // Rows of `in` -> rows of `out`, the same width; the taps count rows of the whole picture, of which `in` starts at
 // `begin`.
 void resize_columns(const Image& in, int64_t begin, const Taps& taps, Image& out) {
-  constexpr int64_t kVectors = 4, kWide = 16 * kVectors;
   const int64_t length = in.width * in.channels;
+  std::vector<int32_t> sums(static_cast<size_t>(length));
   for (int64_t y = 0; y < out.height; ++y) {
     const int32_t* weight = taps.weight(y);
-    const int32_t count = taps.count[y];
-    const uint8_t* top = in.row(taps.first[y] - begin);
-    uint8_t* to = out.row(y);
-    int64_t x = 0;
-    for (; x + kWide <= length; x += kWide) {
-      Sums sums[kVectors];
-      for (Sums& s : sums) s = Sums{} + (1 << (kBits - 1));
-      for (int32_t j = 0; j < count; ++j)
-        for (int64_t v = 0; v < kVectors; ++v) {
-          Bytes pixels;
-          std::memcpy(&pixels, top + j * length + x + v * 16, sizeof pixels);
-          sums[v] += widened(pixels) * weight[j];
-        }
-      for (int64_t v = 0; v < kVectors; ++v) {
-        Sums s = sums[v] >> kBits;
-        s = s < 0 ? 0 : s > 255 ? 255 : s;
-        const Bytes bytes = __builtin_convertvector(s, Bytes);
-        std::memcpy(to + x + v * 16, &bytes, sizeof bytes);
-      }
-    }
-    for (; x < length; ++x) {
-      int32_t sum = 1 << (kBits - 1);
-      for (int32_t j = 0; j < count; ++j) sum += top[j * length + x] * weight[j];
-      to[x] = static_cast<uint8_t>(rounded(sum));
-    }
+    const uint8_t* row = in.row(taps.first[y] - begin);
+    std::fill(sums.begin(), sums.end(), 1 << (kBits - 1));
+    int32_t j = 0;
+    for (; j + 4 <= taps.count[y]; j += 4) add_rows<4>(row + j * length, length, weight + j, sums.data());
+    for (; j < taps.count[y]; ++j) add_rows<1>(row + j * length, length, weight + j, sums.data());
+    round_off(sums.data(), length, out.row(y));
   }
 }
 

@@ -242,8 +242,9 @@ ImageMeta prepare_images(const PrepareImages& options, const std::function<void(
         });
     writer.finish();
     const ImageSplitMeta& m = writer.meta();
-    check(m.images > 0, "prepare", "no picture of the split \"", split, "\" can be read; the first is ",
-          m.skipped.front().file, ": ", m.skipped.front().why);
+    if (m.images == 0)
+      fail("prepare", "no picture of the split \"", split, "\" can be read; the first is ", m.skipped.front().file,
+           ": ", m.skipped.front().why);
     log(split + ": " + std::to_string(m.images) + " pictures, " + with_unit(static_cast<double>(m.bytes)) + " in " +
         std::to_string(m.shards) + (m.shards == 1 ? " shard, " : " shards, ") + std::to_string(m.shrunk) +
         " made smaller, " + std::to_string(m.skipped.size()) + " left out");

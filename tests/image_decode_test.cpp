@@ -159,8 +159,9 @@ TEST_CASE("a region is reduced as far as its pixels allow, and its box says wher
   const Image whole = decode_image(bytes_of(bytes), 3, "whole");
   CHECK(largest_difference(whole, picture) < 60);
   const Region r{37, 51, 256, 200};
-  for (const auto& [out, factor] :
+  for (const auto& [side, factor] :
        {std::pair<int64_t, double>{201, 1}, {200, 1}, {101, 1}, {100, 2}, {51, 2}, {50, 4}, {26, 4}, {25, 8}, {5, 8}}) {
+    const int64_t out = side;
     const DecodedRegion part = decode_region(bytes_of(bytes), 3, r, out, out, "part");
     CAPTURE(out);
     CHECK(part.w == 256 / factor);

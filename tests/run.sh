@@ -63,7 +63,8 @@ configure_sanitize() {
 }
 
 sanitize() {
-  local tests=(safetensors_test tokenizer_test token_data_test bpe_train_test config_test autograd_test params_test)
+  local tests=(safetensors_test tokenizer_test token_data_test bpe_train_test config_test autograd_test params_test
+    image_decode_test image_set_test)
   if ! command -v clang++ >/dev/null; then
     outcome sanitize 0 0 1
   elif configure_sanitize && build "$sanitize_dir" "${tests[@]}"; then
