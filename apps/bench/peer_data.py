@@ -20,7 +20,7 @@ import PIL
 import timm
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms as T
 
 torch.set_num_threads(1)
@@ -61,6 +61,11 @@ def timed(seconds, body):
     return spread(wall), spread(cpu)
 
 
+def posterize(image, bits_to_keep, **_):
+    """Pillow 13 refuses 0 bits, which timm asks for at full magnitude; that is black."""
+    return ImageOps.posterize(image, bits_to_keep) if bits_to_keep > 0 else Image.new(image.mode, image.size)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--in", dest="folder", required=True, help="folder of pictures")
@@ -76,6 +81,7 @@ def main():
     bicubic = T.InterpolationMode.BICUBIC
     basic = T.Compose([T.RandomResizedCrop(size, interpolation=bicubic), T.RandomHorizontalFlip(), T.ToTensor(),
                        T.Normalize(mean, std)])  # fmt: skip
+    timm.data.auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
     deit = timm.data.create_transform(size, is_training=True, color_jitter=0.3, auto_augment="rand-m9-mstd0.5-inc1",
                                       interpolation="bicubic", re_prob=0.25, re_mode="pixel", re_count=1,
                                       mean=mean, std=std)  # fmt: skip
