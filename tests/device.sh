@@ -142,11 +142,11 @@ export ACCRETE_CACHE=$work_dir/plans  # nothing from earlier runs decides which 
 kernel_tests=(kernels_emu_test token_kernels_test attention_kernels_test optimizer_kernels_test gemm_epilogue_test queued_test)
 train_tests=(resume_test queued_train_test)
 method_tests=(vcycle_test incubation_train_test autoprog_train_test twa_train_test)
-kernel_tests+=(grid_kernels_test conv_test outlook_test volo_forward_test)  # images
+kernel_tests+=(grid_kernels_test conv_test outlook_test)  # images
 case "$part" in
-  build | all) targets=("${kernel_tests[@]}" op_table_test gpt_golden_test vit_golden_test volo_golden_test generate_test "${train_tests[@]}" bench) ;;
+  build | all) targets=("${kernel_tests[@]}" op_table_test gpt_golden_test vit_golden_test volo_golden_test volo_forward_test generate_test "${train_tests[@]}" bench) ;;
   ops) targets=(op_table_test "${kernel_tests[@]}") ;;
-  models) targets=(gpt_golden_test vit_golden_test volo_golden_test generate_test) ;;
+  models) targets=(gpt_golden_test vit_golden_test volo_golden_test volo_forward_test generate_test) ;;
   resume) targets=("${train_tests[@]}" "${method_tests[@]}") ;;
   sanitize) targets=("${kernel_tests[@]}") ;;
   bench) targets=(bench) ;;
@@ -186,6 +186,7 @@ models() {
   test_program gpt_golden_test 45
   test_program vit_golden_test 45
   test_program volo_golden_test 45
+  test_program volo_forward_test 45
   test_program generate_test 45
 }
 
