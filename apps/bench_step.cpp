@@ -157,9 +157,10 @@ void print(const Json& j, const Ceilings& ceilings, const StepBench& b, const Me
 }  // namespace
 
 void bench_step(const StepBench& b, const BenchOptions& o) {
-  const Recipe recipe = recipe_of(b);
-  const Stage stage = first_stage(recipe);
+  Recipe recipe = recipe_of(b);
   const Family family = family_of(recipe.family);
+  family.resolve_model(recipe);
+  const Stage stage = first_stage(recipe);
   const bool pictures = recipe.data.pictures();
   // The time to the first step is that of a user: making the model and all that is made on first use.
   const Measured m = o.device.queued() ? measure_queued(b, recipe, stage, family, o.device)

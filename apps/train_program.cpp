@@ -101,7 +101,9 @@ void check_same_recipe(const fs::path& config, const Recipe& recipe) {
   const Json before = read_json(config);
   check(before.contains("recipe"), "resume", config.string(), " is not a run's configuration: it lacks \"recipe\"");
   // The number of loader threads changes nothing and may differ.
-  Json a = before.at("recipe"), b = to_json(recipe);
+  Recipe was;  // settings that came later had their defaults
+  from_json(was, before.at("recipe"), "", config.string());
+  Json a = to_json(was), b = to_json(recipe);
   if (a.contains("data") && a["data"].is_object()) a["data"]["loader_threads"] = b["data"]["loader_threads"];
   std::ostringstream list;
   for (const Difference& d : differences(a, b))
