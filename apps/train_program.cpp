@@ -12,6 +12,7 @@
 #include "training/checkpoint.h"
 #include "training/predict.h"
 #include "training/recorders.h"
+#include "training/snapshot.h"
 
 namespace accrete {
 namespace fs = std::filesystem;
@@ -187,6 +188,11 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   }
   // Impossible stages are refused here, before anything is written.
   predict(settings, *make_plan(settings.recipe));
+  settings.make_source(settings.recipe.data, settings.recipe.eval.split, 0);
+  if (settings.initial_weights && !started) {
+    const auto model = settings.make_model(settings.recipe.model, DType::f32, kDry);
+    restore(model->params(), settings.initial_weights(settings.recipe.model));
+  }
   std::error_code error;
   fs::create_directories(run, error);
   check(!error, "train", "cannot make the run folder ", run.string(), ": ", error.message());

@@ -140,11 +140,9 @@ const std::vector<float>& Readback::values() {
 }
 
 Batch dry_batch(const Batch& host) {
-  const auto dry = [](const Tensor& t) {
-    return t.defined() && is_float(t.dtype()) ? Tensor::empty(t.shape(), t.dtype(), kDry) : t;
-  };
+  const auto dry = [](const Tensor& t) { return Tensor::empty(t.shape(), t.dtype(), kDry); };
   Batch batch = host;
-  batch.inputs = dry(host.inputs);
+  if (is_float(host.inputs.dtype())) batch.inputs = dry(host.inputs);
   for (auto& [name, tensor] : batch.extra) tensor = dry(tensor);
   return batch;
 }
