@@ -40,7 +40,12 @@ Outcome Loop::run(const std::filesystem::path& checkpoint) {
   const auto begin = mark_;
   set_tf32(settings_.recipe.precision == "tf32");
   if (settings_.measure_ceiling) view_.ceiling = measured_ceiling(compute(), settings_.device);
-  if (!checkpoint.empty()) restore(read_checkpoint_state(checkpoint));
+  if (!checkpoint.empty()) {
+    restore(read_checkpoint_state(checkpoint));
+    // What a kill has left half removed, also where no further checkpoint follows.
+    const CheckpointConfig& c = settings_.recipe.checkpoint;
+    prune_checkpoints(settings_.run, c.keep_last, c.keep_best ? best_ : "");
+  }
   view_.stages = static_cast<int>(planned_stages(plan_).size());
   view_.resumed = !checkpoint.empty();
   emit(Event::run_start);
