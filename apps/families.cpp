@@ -17,7 +17,9 @@ Family family_of(const std::string& name) {
 
 Family family_of_recipe(const fs::path& path, const std::vector<std::string>& overrides) {
   const fs::path file = fs::is_directory(path) ? path / "config.json" : path;
-  check(fs::exists(file), "recipe", path.string(), " is no recipe file and no run folder");
+  check(fs::exists(file), "recipe", path.string(),
+        fs::is_directory(path) ? " is a folder without config.json" : " does not exist",
+        "; expected a recipe file or a run folder");
   Json json = read_json(file);
   if (json.is_object() && json.contains("recipe")) json = Json(json["recipe"]);
   std::string name = json.is_object() && json.contains("family") && json["family"].is_string()

@@ -523,6 +523,10 @@ TEST_CASE("plan: what cannot be is refused with the reason and what would work")
   own.objective = [](StageStart&) { return LossFn(); };
   check_sentence(refusal({}, own), {"several sizes", "objective"});
   Stage list = whole;
+  list.model["depth"] = {2, 1, 1};  // two groups divide by a rule, more do not
+  check_sentence(refusal({}, list), {"3 groups of blocks", "model.depth=[2,2]"});
   list.model["depth"] = {2, 2};
-  check_sentence(refusal({}, list), {"depth is one number", "[2,2]"});
+  CHECK(refusal({}, list).empty());
+  list.initialised_at_random = false;
+  check_sentence(refusal({}, list), {"from random weights"});
 }

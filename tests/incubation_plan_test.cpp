@@ -110,5 +110,20 @@ TEST_CASE("impossible plans are refused") {
   refused({}, "begins with weights", later);
   Stage stages_of_blocks = whole_stage();
   stages_of_blocks.model["depth"] = {2, 4};
-  refused({}, "one list of alike blocks", stages_of_blocks);
+  refused({{"depths", {3, 3}}}, "reaches from one group of blocks into the next", stages_of_blocks);
+  refused({{"depths", {1, 2, 3}}}, "reaches from one group", stages_of_blocks);
+}
+
+TEST_CASE("several groups of blocks: each is a module, or modules lie within them") {
+  Stage volo = whole_stage();
+  volo.model["depth"] = {2, 4};
+  const auto depths = [&](const Json& plan) {
+    std::vector<Json> list;
+    for (const Stage& s : stages_of(plan, volo)) list.push_back(s.model["depth"]);
+    return list;
+  };
+  CHECK(depths(Json::object()) == std::vector<Json>{{1, 1}, {2, 1}, {1, 4}, {2, 4}});
+  CHECK(depths({{"depths", {2, 1, 3}}}) == std::vector<Json>{{1, 2}, {2, 2}, {1, 2}, {1, 4}, {2, 4}});
+  CHECK(depths({{"modules", 3}, {"meta_depths", {2, 1, 1}}}) ==
+        std::vector<Json>{{2, 2}, {2, 2}, {2, 3}, {2, 3}, {2, 4}});
 }
