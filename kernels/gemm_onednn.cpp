@@ -85,8 +85,8 @@ dnnl::matmul::primitive_desc make_description(const memory::desc& a, const memor
 #endif
 }
 
-// Whether the processor multiplies bf16 itself. On others the library (2.7) has code that emulates it, at a fifth of the
-// speed of f32 products (51 and 246 GFLOP/s on a Xeon without AVX512-BF16); widening to f32 reaches 234.
+// Whether the processor multiplies bf16 itself. On others the library (2.7) has code that emulates it, at a fifth of
+// the speed of f32 products (51 and 246 GFLOP/s on a Xeon without AVX512-BF16); widening to f32 reaches 234.
 bool has_bf16_products() {
   static const bool has = [] {
     const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
