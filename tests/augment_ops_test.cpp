@@ -58,8 +58,9 @@ Image operated(const Image& image, const std::string& name) {
 
 int check_all(const std::string& which, const Image& image) {
   int checked = 0;
-  for (const auto& [name, expected] : golden()[which].items()) {
-    CHECK_MESSAGE(kept(operated(image, name)) == expected.get<std::string>(), which << ": " << name);
+  for (const auto& item : golden()[which].items()) {
+    const std::string name = item.key(), expected = item.value().get<std::string>();
+    CHECK_MESSAGE(kept(operated(image, name)) == expected, which << ": " << name);
     ++checked;
   }
   return checked;

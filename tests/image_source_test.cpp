@@ -123,7 +123,7 @@ TEST_CASE("Random sampling is with replacement, sequential training wraps around
   std::map<int64_t, int> counts;
   for (const int64_t p : pictures) ++counts[p];
   CHECK(counts.size() > 95);  // each is missing with probability e^-10
-  for (const auto& [p, n] : counts) CHECK(n < 30);
+  for (const auto& count : counts) CHECK(count.second < 30);
   o.sampling = Sampling::sequential;
   CHECK(shown(ImageSource(numbered(5), o).get(3, 4)) == std::vector<int64_t>{3, 4, 0, 1});
 }

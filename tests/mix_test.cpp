@@ -47,7 +47,8 @@ TEST_CASE("Gamma and beta draws have the moments of their distributions") {
     CHECK(std::abs(squares / n - a) < 5 * std::sqrt((2 * a * a + 6 * a) / n));
   }
   // Beta(a, b): mean a / (a + b), variance ab / ((a + b)^2 (a + b + 1)).
-  for (const auto& [a, b] : {std::pair{0.8, 0.8}, {1.0, 1.0}, {0.2, 0.2}, {2.0, 5.0}}) {
+  for (const auto& shapes : {std::pair{0.8, 0.8}, {1.0, 1.0}, {0.2, 0.2}, {2.0, 5.0}}) {
+    const double a = shapes.first, b = shapes.second;
     double sum = 0, squares = 0, below = 0;
     Draws draws(random_key(12, "beta"));
     const double mean = a / (a + b), variance = a * b / ((a + b) * (a + b) * (a + b + 1));
