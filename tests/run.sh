@@ -64,7 +64,7 @@ configure_sanitize() {
 
 sanitize() {
   local tests=(safetensors_test tokenizer_test token_data_test bpe_train_test config_test autograd_test params_test
-    image_decode_test image_set_test)
+    image_decode_test image_set_test augment_ops_test augment_test mix_test image_source_test token_labels_test)
   if ! command -v clang++ >/dev/null; then
     outcome sanitize 0 0 1
   elif configure_sanitize && build "$sanitize_dir" "${tests[@]}"; then
