@@ -129,9 +129,14 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
 
 int64_t largest_micro_batch(const LoopSettings& settings, const Stage& stage, int64_t bytes) {
   const auto source = settings.make_source(stage.data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
-  for (int64_t micro = stage.batch.micro_size(); micro >= 1; --micro)
-    if (stage.batch.size % micro == 0 && dry_step(settings, stage, *source, stage.batch.size, micro).peak <= bytes)
-      return micro;
+  for (int64_t micro = stage.batch.micro_size(); micro >= 1; --micro) {
+    if (stage.batch.size % micro != 0) continue;
+    try {
+      if (dry_step(settings, stage, *source, stage.batch.size, micro).peak <= bytes) return micro;
+    } catch (const Error&) {
+      // Refused, as odd numbers of pictures that are mixed in pairs are: no size to recommend.
+    }
+  }
   return 0;
 }
 
