@@ -1,9 +1,6 @@
-"""What the PyTorch twins share with a run: random numbers with an address (engine/core/random.h), durations, rates."""
+"""Random numbers with an address, as engine/core/random.h draws them: what the PyTorch twins share with a run."""
 
-import json
 import math
-import statistics
-import sys
 
 import numpy as np
 
@@ -61,49 +58,3 @@ def permuted(indices, count, seed, epoch, purpose="data.order"):
         out[todo] = left << shift | right
         todo = out >= count
     return out.astype(np.int64)
-
-
-# ---- durations, learning rates, the comparison ------------------------------------------------------------------------
-def refuse_unless(condition, what):
-    if not condition:
-        sys.exit(f"twin: {what}")
-
-
-def steps_of(duration, steps_per_epoch, tokens_per_step, run_steps):
-    for unit, per in (("st", 1), ("ep", steps_per_epoch), ("tok", 1 / tokens_per_step), ("run", run_steps)):
-        if duration.endswith(unit):
-            value = float(duration.removesuffix(unit)) * per
-            return max(1, math.floor(value + 0.5)) if value > 0 else 0
-    sys.exit(f"twin: unknown duration {duration}")
-
-
-def learning_rate(s, peak, t, warmup, total):
-    if t < warmup:
-        return peak * (t + 1) / (warmup + 1)
-    f, u = s["final_factor"], min(1.0, (t - warmup) / max(1, total - warmup))
-    refuse_unless(s["name"] in ("constant", "cosine", "linear"), f"schedule {s['name']} is not covered")
-    return peak * {"constant": 1.0, "cosine": f + (1 - f) * 0.5 * (1 + math.cos(math.pi * u)), "linear": 1 - (1 - f) * u}[s["name"]]
-
-
-def compare(records, metrics, per_step):
-    ours = {m["step"]: m for m in map(json.loads, metrics.read_text().splitlines()) if m["event"] == "step"}
-    pairs = [(r, ours[r["step"]]) for r in records if r["step"] in ours]
-    refuse_unless(pairs, "the run has no steps to compare with yet")
-    gap = lambda field, rows: max(rows, key=lambda p: abs(p[0][field] - p[1][field]))
-    early = [p for p in pairs if p[0]["step"] <= 200]
-    worst, last = gap("loss", early), pairs[-1]
-    mine = [per_step / p[1]["rate"] for p in pairs]
-    theirs = [p[0]["seconds"] for p in pairs]
-    return {
-        "steps": len(pairs),
-        "largest_gap_first_200": abs(worst[0]["loss"] - worst[1]["loss"]),
-        "largest_gap_at_step": worst[0]["step"],
-        "last_step": last[0]["step"],
-        "last_loss": [last[1]["loss"], last[0]["loss"]],
-        "last_gap": abs(last[0]["loss"] - last[1]["loss"]),
-        "largest_gap": abs((w := gap("loss", pairs))[0]["loss"] - w[1]["loss"]),
-        "largest_lr_gap": abs((w := gap("lr", pairs))[0]["lr"] - w[1]["lr"]),
-        "largest_grad_norm_gap_first_200": abs((w := gap("grad_norm", early))[0]["grad_norm"] - w[1]["grad_norm"]),
-        "median_step_seconds": {"accrete": statistics.median(mine), "pytorch": statistics.median(theirs)},
-        "total_step_seconds": {"accrete": sum(mine), "pytorch": sum(theirs)},
-    }

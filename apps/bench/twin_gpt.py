@@ -9,17 +9,17 @@ at the last step, learning rates, gradient norms, and the time of a step on both
 lr, grad_norm and seconds.
 """
 
-import argparse
 import json
 import math
 import pathlib
-import sys
-import time
 
 import numpy as np
 import torch
-from addressed import compare, learning_rate, normal, permuted, random_below, refuse_unless, steps_of
+import twin
+from addressed import normal, permuted, random_below
 from transformers import GPT2Config, GPT2LMHeadModel
+from twin import refuse_unless
+
 
 # ---- the run's configuration in PyTorch -----------------------------------------------------------------------------
 def make_model(m, seed):
@@ -41,13 +41,6 @@ def make_model(m, seed):
             values = torch.from_numpy(normal(seed, f"init:{block}{ours[inner]}.weight", p.numel(), stddev))
             p.copy_(values.view(p.shape[::-1]).T if block else values.view(p.shape))  # our matrices are (out, in)
     return model
-
-
-def make_optimizer(model, o):
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": o["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
 
 
 class Windows:
@@ -80,62 +73,22 @@ class Windows:
         return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
 
 
-# ---- training and comparing -----------------------------------------------------------------------------------------
-def train(recipe, steps, out):
-    o, s, size, seed = recipe["optim"], recipe["schedule"], recipe["batch"]["size"], recipe["seed"]
-    windows = Windows(recipe["data"], seed)
-    per_epoch, per_step = windows.epoch / size, windows.T * size
-    total = steps_of(recipe["duration"], per_epoch, per_step, 0)
-    warmup = steps_of(s["warmup"], per_epoch, per_step, total)
-    model = make_model(recipe["model"], seed).train()
-    optimizer = make_optimizer(model, o)
-    micro = recipe["batch"]["micro"] or size
-    records = []
-    for t in range(min(steps, total)):
-        begin = time.perf_counter()
-        lr = learning_rate(s, o["lr"], t, warmup, total)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss = 0.0
-        for piece in range(size // micro):
-            x, y = windows.batch(t * size + piece * micro, micro)
-            l = torch.nn.functional.cross_entropy(model(x, use_cache=False).logits.flatten(0, 1), y.flatten()) * (micro / size)
-            l.backward()
-            loss += l.item()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), o["clip"] if o["clip"] > 0 else math.inf).item()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-        records.append({"step": t + 1, "loss": loss, "lr": lr, "grad_norm": norm, "seconds": time.perf_counter() - begin})
-        out.write(json.dumps(records[-1]) + "\n")
-        out.flush()
-        if t % 20 == 0:
-            print(f"step {t + 1}/{min(steps, total)} loss {loss:.4f} {records[-1]['seconds'] * 1e3:.0f} ms", file=sys.stderr)
-    return records, per_step
+class GptTwin:
+    def __init__(self, recipe):
+        m = recipe["model"]
+        refuse_unless(recipe["family"] == "gpt", "expected a run of family gpt")
+        dropout = [m["embed_dropout"], m["attn_dropout"], m["resid_dropout"]]
+        refuse_unless(dropout == [0, 0, 0], "the run has dropout, whose random numbers PyTorch draws differently")
+        refuse_unless(m["bias"], "GPT2LMHeadModel always has biases; expected model.bias=true")
+        self.model = make_model(m, recipe["seed"])
+        parameters = list(self.model.parameters())
+        self.optimizer = twin.adamw(recipe["optim"], [p for p in parameters if p.dim() >= 2], [p for p in parameters if p.dim() < 2])
+        self.windows = Windows(recipe["data"], recipe["seed"])
+        self.epoch, self.sample_size = self.windows.epoch, self.windows.T
+
+    def loss(self, first, count):
+        x, y = self.windows.batch(first, count)
+        return torch.nn.functional.cross_entropy(self.model(x, use_cache=False).logits.flatten(0, 1), y.flatten())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=pathlib.Path, help="run folder of train_gpt")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of the twin (default: 1000, or the whole run)")
-    parser.add_argument("--data", help="folder of the token files (default: as in the run's configuration)")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: those of the run)")
-    parser.add_argument("--out", type=pathlib.Path, help="losses of the twin, JSON lines (default: RUN/twin.jsonl)")
-    args = parser.parse_args()
-
-    config = json.loads((args.run / "config.json").read_text())
-    recipe, m = config["recipe"], config["recipe"]["model"]
-    if args.data:
-        recipe["data"]["path"] = args.data
-    dropout = [m["embed_dropout"], m["attn_dropout"], m["resid_dropout"]]
-    refuse_unless(dropout == [0, 0, 0], "the run has dropout, whose random numbers PyTorch draws differently")
-    refuse_unless(recipe["precision"] == "f32", f"the run is in {recipe['precision']}; expected precision=f32")
-    refuse_unless(recipe["optim"]["name"] == "adamw" and recipe["optim"]["bias_correction"], "expected optim.name=adamw with bias correction")
-    refuse_unless(recipe["plan"]["name"] == "plain", "expected the plain plan")
-    refuse_unless(m["bias"], "GPT2LMHeadModel always has biases; expected model.bias=true")
-    torch.set_num_threads(args.threads or config["threads"])
-    with open(args.out or args.run / "twin.jsonl", "w") as out:
-        records, per_step = train(recipe, args.steps, out)
-    print(json.dumps(compare(records, args.run / "metrics.jsonl", per_step), indent=2))
-
-
-main()
+twin.main(__doc__, GptTwin)

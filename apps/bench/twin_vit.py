@@ -8,18 +8,16 @@ and compares with RUN/metrics.jsonl. For runs on CIFAR or MNIST files at their o
 data.augment.crop=center data.augment.flip=0, smoothing allowed.
 """
 
-import argparse
 import gzip
-import json
 import math
 import pathlib
-import sys
-import time
 
 import numpy as np
 import timm
 import torch
-from addressed import compare, learning_rate, normal, permuted, refuse_unless, steps_of, uniform
+import twin
+from addressed import normal, permuted, uniform
+from twin import refuse_unless
 
 
 # ---- the run's pictures -----------------------------------------------------------------------------------------------
@@ -77,71 +75,28 @@ def make_model(m, seed):
     return model
 
 
-def make_optimizer(model, o):
-    plain = lambda n, p: p.dim() < 2 or n in ("cls_token", "pos_embed")
-    groups = [{"params": [p for n, p in model.named_parameters() if not plain(n, p)], "weight_decay": o["weight_decay"]},
-              {"params": [p for n, p in model.named_parameters() if plain(n, p)], "weight_decay": 0.0}]  # fmt: skip
-    return torch.optim.AdamW(groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
+class VitTwin:
+    def __init__(self, recipe):
+        m, data, a = recipe["model"], recipe["data"], recipe["data"]["augment"]
+        refuse_unless(recipe["family"] == "vit", "expected a run of family vit")
+        off = a["crop"] == "center" and not (a["flip"] or a["color_jitter"] or a["auto_augment"] or a["erase"] or a["mixup"] or a["cutmix"])
+        refuse_unless(off and a["repeats"] == 1, "the run augments its pictures; expected crop=center, flip=0 and nothing else")
+        random = [m["drop_path"], m["embed_dropout"], m["attn_dropout"], m["proj_dropout"], m["head_dropout"]]
+        refuse_unless(random == [0] * 5, "the run has dropout or drop-path, whose random numbers PyTorch draws differently")
+        plain = m["init"] in ("timm", "deit") and m["pool"] == "token" and not (m["distilled"] or m["registers"] or m["layer_scale"])
+        refuse_unless(plain and m["loss"] == "cross_entropy" and not recipe["distill"]["teacher"], "expected a plain ViT or DeiT without a teacher")
+        self.pictures = Pictures(data, recipe["seed"])
+        self.epoch, self.sample_size, self.smoothing = self.pictures.epoch, 1, a["smoothing"]
+        size = self.pictures.pixels.shape[-1]
+        refuse_unless(m["image_size"] == data["resolution"] == size, f"expected pictures at their own size, data.resolution={size}")
+        self.model = make_model(m, recipe["seed"])
+        named = dict(self.model.named_parameters())
+        plain = {n for n, p in named.items() if p.dim() < 2 or n in ("cls_token", "pos_embed")}
+        self.optimizer = twin.adamw(recipe["optim"], [p for n, p in named.items() if n not in plain], [named[n] for n in named if n in plain])
+
+    def loss(self, first, count):
+        x, y = self.pictures.batch(first, count)
+        return torch.nn.functional.cross_entropy(self.model(x), y, label_smoothing=self.smoothing)
 
 
-def train(recipe, steps, out):
-    o, s, size, seed = recipe["optim"], recipe["schedule"], recipe["batch"]["size"], recipe["seed"]
-    pictures = Pictures(recipe["data"], seed)
-    per_epoch = pictures.epoch / size
-    total = steps_of(recipe["duration"], per_epoch, size, 0)
-    warmup = steps_of(s["warmup"], per_epoch, size, total)
-    model = make_model(recipe["model"], seed).train()
-    optimizer = make_optimizer(model, o)
-    micro, smoothing = recipe["batch"]["micro"] or size, recipe["data"]["augment"]["smoothing"]
-    records = []
-    for t in range(min(steps, total)):
-        begin = time.perf_counter()
-        lr = learning_rate(s, o["lr"], t, warmup, total)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss = 0.0
-        for piece in range(size // micro):
-            x, y = pictures.batch(t * size + piece * micro, micro)
-            l = torch.nn.functional.cross_entropy(model(x), y, label_smoothing=smoothing) * (micro / size)
-            l.backward()
-            loss += l.item()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), o["clip"] if o["clip"] > 0 else math.inf).item()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-        records.append({"step": t + 1, "loss": loss, "lr": lr, "grad_norm": norm, "seconds": time.perf_counter() - begin})
-        out.write(json.dumps(records[-1]) + "\n")
-        out.flush()
-        if t % 20 == 0:
-            print(f"step {t + 1}/{min(steps, total)} loss {loss:.4f} {records[-1]['seconds'] * 1e3:.0f} ms", file=sys.stderr)
-    return records, size
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=pathlib.Path, help="run folder of train_vit")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of the twin (default: 1000, or the whole run)")
-    parser.add_argument("--data", help="folder of the pictures (default: as in the run's configuration)")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: those of the run)")
-    parser.add_argument("--out", type=pathlib.Path, help="losses of the twin, JSON lines (default: RUN/twin.jsonl)")
-    args = parser.parse_args()
-
-    config = json.loads((args.run / "config.json").read_text())
-    recipe, m = config["recipe"], config["recipe"]["model"]
-    if args.data:
-        recipe["data"]["path"] = args.data
-    a = recipe["data"]["augment"]
-    refuse_unless(recipe["family"] == "vit", "expected a run of family vit")
-    off = a["crop"] == "center" and not (a["flip"] or a["color_jitter"] or a["auto_augment"] or a["erase"] or a["mixup"] or a["cutmix"])
-    refuse_unless(off and a["repeats"] == 1, "the run augments its pictures; expected crop=center, flip=0 and nothing else")
-    random = [m["drop_path"], m["embed_dropout"], m["attn_dropout"], m["proj_dropout"], m["head_dropout"]]
-    refuse_unless(random == [0] * 5, "the run has dropout or drop-path, whose random numbers PyTorch draws differently")
-    refuse_unless(recipe["precision"] == "f32", f"the run is in {recipe['precision']}; expected precision=f32")
-    refuse_unless(recipe["optim"]["name"] == "adamw" and recipe["plan"]["name"] == "plain", "expected optim.name=adamw and the plain plan")
-    refuse_unless(m["init"] in ("timm", "deit") and not m["distilled"] and m["pool"] == "token" and not m["layer_scale"], "expected a plain ViT or DeiT")
-    torch.set_num_threads(args.threads or config["threads"])
-    with open(args.out or args.run / "twin.jsonl", "w") as out:
-        records, per_step = train(recipe, args.steps, out)
-    print(json.dumps(compare(records, args.run / "metrics.jsonl", per_step), indent=2))
-
-
-main()
+twin.main(__doc__, VitTwin)
