@@ -18,7 +18,7 @@ if [ -e "$out" ]; then  # an earlier result is kept
 fi
 
 step "1/6  Packages"
-install_packages "${build_packages[@]}"
+install_packages "${build_packages[@]}" || echo "not everything could be installed; going on with what is there"
 
 step "2/6  Build (the first time takes some minutes)"
 configure "$build_dir"

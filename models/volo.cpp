@@ -215,7 +215,7 @@ Tensor Volo::second_stage(const Tensor& x) const {
   const ModuleScope scope("network.1");
   const Tensor y = down_(x);
   const ops::GridSize grid{y.size(1), y.size(2)}, table{config_.grid(), config_.grid()};
-  const Tensor positions = ops::resample_grid(positions_(), 0, table, grid, static_cast<float>(config_.pos_offset));
+  const Tensor positions = ops::resample_grid(positions_(), 0, table, grid, config_.pos_offset);
   return on_grid(ops::sequence(as_tokens(y), Tensor(), Tensor(), positions), grid.h, grid.w);
 }
 

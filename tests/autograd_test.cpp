@@ -10,6 +10,7 @@
 #include "engine/core/random.h"
 #include "engine/nn/layers.h"
 #include "engine/ops/ops.h"
+#include "tests/op_testing.h"
 
 using namespace accrete;
 namespace o = accrete::ops;
@@ -31,14 +32,6 @@ void check_near(const std::vector<float>& got, const std::vector<float>& want, f
   for (size_t i = 0; i < got.size(); ++i) CHECK(std::abs(got[i] - want[i]) <= tolerance * (1 + std::abs(want[i])));
 }
 
-std::string message_of(const std::function<void()>& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 bool has(const std::string& text, const std::string& part) {
   INFO(text);
   const bool found = text.find(part) != std::string::npos;
@@ -108,7 +101,7 @@ TEST_CASE("leaves add up over two backward calls, in their own memory where it w
   }
   CHECK(memory.to_vector<float>() == std::vector<float>(4, 6.0f));
   CHECK(grad_of(x).same_storage(memory));
-  CHECK(has(message_of([] { require_grad(Tensor::zeros(Shape{3}), Tensor::zeros(Shape{2})); }), "expected 3 f32"));
+  CHECK(has(error_of([] { require_grad(Tensor::zeros(Shape{3}), Tensor::zeros(Shape{2})); }), "expected 3 f32"));
 }
 
 TEST_CASE("tied weights: embedding and output projection share one gradient buffer") {
@@ -145,7 +138,7 @@ TEST_CASE("NoGrad and no tape keep nothing; inputs without a wish get no gradien
     CHECK(!grad_enabled());
     const Tensor y = o::scale(x, 2.0f);
     CHECK(!requires_grad(y));
-    CHECK(has(message_of([&] { backward(o::sum(y)); }), "nothing to differentiate"));
+    CHECK(has(error_of([&] { backward(o::sum(y)); }), "nothing to differentiate"));
   }
   CHECK(grad_enabled());
   const Tensor constant = numbers(Shape{3}, 10);
@@ -173,7 +166,7 @@ TEST_CASE("hooks see the complete gradient once and may replace it") {
   backward(o::add(o::sum(y), o::sum(o::scale(y, 3.0f))));
   CHECK(calls == 2);
   CHECK(grad(x) == std::vector<float>(3, 40.0f));
-  CHECK(has(message_of([] { add_hook(Tensor::zeros(Shape{1}), {}); }), "a hook needs a tensor that wants a gradient"));
+  CHECK(has(error_of([] { add_hook(Tensor::zeros(Shape{1}), {}); }), "a hook needs a tensor that wants a gradient"));
 }
 
 TEST_CASE("hooks on a parameter whose op writes into its gradient buffer") {
@@ -203,7 +196,7 @@ TEST_CASE("overwriting a saved tensor is an error that names both ops") {
   const Tensor y = o::unary(o::Unary::exp, x);
   const Tensor loss = o::sum(o::unary(o::Unary::square, y));
   y.zero();
-  const std::string message = message_of([&] { backward(loss); });
+  const std::string message = error_of([&] { backward(loss); });
   CHECK(has(message, "saved by op \"square\" was overwritten by \"zero\" before backward"));
 }
 
@@ -213,30 +206,30 @@ TEST_CASE("a second walk through a graph is an error") {
   const Tensor y = o::unary(o::Unary::exp, x);
   const Tensor first = o::sum(y), second = o::sum(y);
   backward(first);
-  CHECK(has(message_of([&] { backward(second); }), "a second walk through op \"exp\""));
-  CHECK(has(message_of([&] { backward(first); }), "a second walk through op \"sum\""));
+  CHECK(has(error_of([&] { backward(second); }), "a second walk through op \"exp\""));
+  CHECK(has(error_of([&] { backward(first); }), "a second walk through op \"sum\""));
 }
 
 TEST_CASE("backward of a tensor needs dy of its shape and type; a scalar needs none") {
   const Tensor x = leaf(Shape{2, 3}, 16);
   Tape tape;
   const Tensor y = o::scale(x, 2.0f);
-  CHECK(has(message_of([&] { backward(y); }), "needs dy for a tensor of shape (2, 3)"));
-  CHECK(has(message_of([&] { backward(y, Tensor::zeros(Shape{3, 2})); }), "expected (2, 3) f32; got (3, 2)"));
-  CHECK(has(message_of([&] { backward(y, Tensor::zeros(Shape{2, 3}, DType::bf16)); }), "got (2, 3) bf16"));
+  CHECK(has(error_of([&] { backward(y); }), "needs dy for a tensor of shape (2, 3)"));
+  CHECK(has(error_of([&] { backward(y, Tensor::zeros(Shape{3, 2})); }), "expected (2, 3) f32; got (3, 2)"));
+  CHECK(has(error_of([&] { backward(y, Tensor::zeros(Shape{2, 3}, DType::bf16)); }), "got (2, 3) bf16"));
   const Tensor dy = numbers(Shape{2, 3}, 17);
   backward(y, dy);
   std::vector<float> want = dy.to_vector<float>();
   for (float& v : want) v *= 2;
   CHECK(grad(x) == want);
-  CHECK(has(message_of([] { backward(Tensor::zeros(Shape{})); }), "nothing to differentiate"));
+  CHECK(has(error_of([] { backward(Tensor::zeros(Shape{})); }), "nothing to differentiate"));
 }
 
 TEST_CASE("backward through an op without a gradient gives its reason") {
   const Tensor x = leaf(Shape{2, 5}, 18);
   Tape tape;
   const Tensor rows = o::token_losses(x, Tensor::from<int32_t>({1, 2}, Shape{2}));
-  CHECK(message_of([&] { backward(o::sum(rows)); }) ==
+  CHECK(error_of([&] { backward(o::sum(rows)); }) ==
         "[token_losses] has no gradient: it is a measurement; use cross_entropy");
 }
 

@@ -12,30 +12,11 @@
 #include "engine/nn/params.h"
 #include "engine/ops/images.h"
 #include "tests/gpu_testing.h"
+#include "tests/op_testing.h"
 
 using namespace accrete;
 
 namespace {
-
-std::vector<Device> all_devices() {
-  std::vector<Device> devices = queued_devices();
-  devices.insert(devices.begin(), kCpu);
-  return devices;
-}
-
-Tensor waves(const Shape& shape, double step, double start, Device device) {
-  std::vector<float> v(static_cast<size_t>(shape.count()));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(std::sin(step * static_cast<double>(i) + start));
-  return Tensor::from(v, shape, device);
-}
-
-void expect_values(const Tensor& got, const std::vector<double>& want, double tolerance) {
-  const std::vector<float> v = got.to_vector<float>();
-  REQUIRE(v.size() == want.size());
-  for (size_t i = 0; i < v.size(); ++i)
-    CHECK_MESSAGE(std::abs(static_cast<double>(v[i]) - want[i]) <= tolerance,
-                  "element " << i << " on " << name_of(got.device()) << ": got " << v[i] << ", expected " << want[i]);
-}
 
 // One number of many: their sum weighted with waves.
 double fingerprint(const Tensor& t) {
@@ -266,30 +247,23 @@ TEST_CASE("results do not depend on the number of threads") {
 }
 
 TEST_CASE("wrong inputs of convolution and batch normalisation are refused with what was expected") {
-  const auto message = [](const std::function<void()>& fn) -> std::string {
-    try {
-      fn();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
-  };
   const Tensor x = Tensor::zeros(Shape{1, 4, 4, 3}), one = Tensor::zeros(Shape{3});
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::conv2d(x, Tensor::zeros(Shape{5, 9}), Tensor(), {.kernel = 3});
         }).find("expected (O, 27)") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::conv2d(x, Tensor::zeros(Shape{5, 75}), Tensor(), {.kernel = 5});
         }).find("window of 5 cells does not fit") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::conv2d(x, Tensor::zeros(Shape{5, 3}), Tensor(), {.pad = 1});
         }).find("0 <= pad < kernel") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::conv2d(x, Tensor::zeros(Shape{5, 3}), one, {});
         }).find("expected (5) f32") != std::string::npos);
-  CHECK(message([&] { ops::batch_norm(x, one, one, one, Tensor::zeros(Shape{2}), {}); }).find("running_var does not") !=
-        std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
+          ops::batch_norm(x, one, one, one, Tensor::zeros(Shape{2}), {});
+        }).find("running_var does not") != std::string::npos);
+  CHECK(error_of([&] {
           ops::batch_norm(Tensor::zeros(Shape{1, 3}), one, one, one, one, {.training = true});
         }).find("at least two rows") != std::string::npos);
 }

@@ -3,7 +3,7 @@
 #   bash tests/device.sh [all|build|ops|models|resume|sanitize|bench [NAME ...]]       (default: all)
 #   build     Release, for the compute capability of the GPU; nothing is downloaded
 #   ops       every op and every kernel against the CPU and double precision, recorded launches, equal bits
-#   models    GPT and ViT against the golden values of transformers and timm; generation
+#   models    GPT, ViT and VOLO against the golden values of transformers and timm; generation
 #   resume    trainings: killed and resumed (alone: by every method), recorded against launch by launch, steady memory
 #   sanitize  compute-sanitizer (memcheck, racecheck) on the kernels at small sizes
 #   bench     apps/bench/device_bench.py, which knows the NAMEs, in turn with PyTorch (python3, or PYTHON)
@@ -142,11 +142,11 @@ export ACCRETE_CACHE=$work_dir/plans  # nothing from earlier runs decides which 
 kernel_tests=(kernels_emu_test token_kernels_test attention_kernels_test optimizer_kernels_test gemm_epilogue_test queued_test)
 train_tests=(resume_test queued_train_test)
 method_tests=(vcycle_test incubation_train_test autoprog_train_test twa_train_test)
-kernel_tests+=(grid_kernels_test conv_test outlook_test)  # images
+kernel_tests+=(grid_kernels_test conv_test outlook_test image_ops_test)  # images
 case "$part" in
-  build | all) targets=("${kernel_tests[@]}" op_table_test gpt_golden_test vit_golden_test volo_golden_test volo_forward_test generate_test "${train_tests[@]}" bench) ;;
+  build | all) targets=("${kernel_tests[@]}" op_table_test gpt_golden_test vit_golden_test vit_test volo_golden_test volo_forward_test generate_test "${train_tests[@]}" bench) ;;
   ops) targets=(op_table_test "${kernel_tests[@]}") ;;
-  models) targets=(gpt_golden_test vit_golden_test volo_golden_test volo_forward_test generate_test) ;;
+  models) targets=(gpt_golden_test vit_golden_test vit_test volo_golden_test volo_forward_test generate_test) ;;
   resume) targets=("${train_tests[@]}" "${method_tests[@]}") ;;
   sanitize) targets=("${kernel_tests[@]}") ;;
   bench) targets=(bench) ;;
@@ -185,6 +185,7 @@ ops() {
 models() {
   test_program gpt_golden_test 45
   test_program vit_golden_test 45
+  test_program vit_test 45 -tc='values that the host*'
   test_program volo_golden_test 45
   test_program volo_forward_test 45
   test_program generate_test 45

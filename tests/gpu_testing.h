@@ -36,4 +36,11 @@ inline std::vector<Device> queued_devices() {
   return devices;
 }
 
+// The CPU first, then the queued ones.
+inline std::vector<Device> all_devices() {
+  std::vector<Device> devices = queued_devices();
+  devices.insert(devices.begin(), kCpu);
+  return devices;
+}
+
 }  // namespace accrete

@@ -3,25 +3,17 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <functional>
 
 #include "engine/core/capture.h"
 #include "engine/core/random.h"
 #include "engine/ops/images.h"
 #include "engine/ops/update.h"
 #include "tests/gpu_testing.h"
+#include "tests/op_testing.h"
 
 using namespace accrete;
 
 namespace {
-
-void check_values(const Tensor& got, const std::vector<double>& want, double tolerance) {
-  const auto v = got.to_vector<float>();
-  REQUIRE(v.size() == want.size());
-  for (size_t i = 0; i < v.size(); ++i)
-    CHECK_MESSAGE(std::abs(static_cast<double>(v[i]) - want[i]) <= tolerance,
-                  "element " << i << ": " << v[i] << ", expected " << want[i]);
-}
 
 Tensor ramp(Shape shape) {
   std::vector<float> v(static_cast<size_t>(shape.count()));
@@ -43,15 +35,15 @@ TEST_CASE("resampled rows of numbers are those of other libraries") {  // PyTorc
     const auto n = static_cast<int64_t>(x.size());
     return ops::resample_grid(Tensor::from(x, Shape{n, 1}), 0, {1, n}, {1, to}, offset);
   };
-  check_values(row({0, 1, 2, 3}, 6, 0), {-0.08680556, 0.40625, 1.21296296, 1.78703704, 2.59375, 3.08680556}, 1e-6);
-  check_values(row({1, 0, 0, 0}, 6, 0), {1.08680556, 0.5, -0.08680556, -0.01736111, 0, 0}, 1e-6);
-  check_values(row({0, 1, 4, 9}, 2, 0), {0.21875, 6.78125}, 1e-6);
-  check_values(row({0, 1, 4, 9}, 2, 0.1f), {0.194326, 6.035805}, 2e-6);  // six digits are known
-  check_values(row({0, 1, 4, 9}, 6, 0), {-0.086806, 0.21875, 1.430556, 3.152778, 6.78125, 9.434028}, 2e-6);
+  expect_values(row({0, 1, 2, 3}, 6, 0), {-0.08680556, 0.40625, 1.21296296, 1.78703704, 2.59375, 3.08680556}, 1e-6);
+  expect_values(row({1, 0, 0, 0}, 6, 0), {1.08680556, 0.5, -0.08680556, -0.01736111, 0, 0}, 1e-6);
+  expect_values(row({0, 1, 4, 9}, 2, 0), {0.21875, 6.78125}, 1e-6);
+  expect_values(row({0, 1, 4, 9}, 2, 0.1f), {0.194326, 6.035805}, 2e-6);  // six digits are known
+  expect_values(row({0, 1, 4, 9}, 6, 0), {-0.086806, 0.21875, 1.430556, 3.152778, 6.78125, 9.434028}, 2e-6);
   std::vector<float> squares;
   for (int i = 0; i < 14; ++i) squares.push_back(static_cast<float>(i * i));
-  check_values(row(squares, 8, 0), {0.1626, 4.6660, 14.6738, 31.2012, 54.7129, 83.9902, 117.3496, 161.5073}, 1e-4);
-  check_values(row(squares, 8, 0.1f), {0.1587, 4.5081, 14.1962, 30.5374, 53.5345, 81.1656, 114.1730, 157.7622}, 1e-4);
+  expect_values(row(squares, 8, 0), {0.1626, 4.6660, 14.6738, 31.2012, 54.7129, 83.9902, 117.3496, 161.5073}, 1e-4);
+  expect_values(row(squares, 8, 0.1f), {0.1587, 4.5081, 14.1962, 30.5374, 53.5345, 81.1656, 114.1730, 157.7622}, 1e-4);
 }
 
 // torch.nn.functional.interpolate of torch 2, align_corners=False, f64; the gradient of the result counts 0, 1, 2, ...
@@ -59,32 +51,32 @@ TEST_CASE("resampled grids and images, and their gradients, are PyTorch's") {
   Tape tape;
   const Tensor table = require_grad(uneven(Shape{12, 1}));
   const Tensor grid = ops::resample_grid(table, 0, {3, 4}, {5, 2});  // mode="bicubic", size=(5, 2)
-  check_values(
+  expect_values(
       grid,
       {3.0336875, 7.2363125, 9.6844375, 2.7895625, 16.1171875, -0.3671875, 9.5561875, 8.3898125, 2.8281875, 16.2098125},
       5e-6);
   backward(grid, ramp(grid.shape()));
-  check_values(grad_of(table),
-               {0.3960000, 0.2426250, 1.3673750, 1.2140000, 3.4560000, 3.2940000, 4.4820000, 4.3200000, 6.1480000,
-                5.9946250, 7.1193750, 6.9660000},
-               5e-6);
+  expect_values(grad_of(table),
+                {0.3960000, 0.2426250, 1.3673750, 1.2140000, 3.4560000, 3.2940000, 4.4820000, 4.3200000, 6.1480000,
+                 5.9946250, 7.1193750, 6.9660000},
+                5e-6);
   // scale_factor=(5.1 / 3, 2.1 / 4), recompute_scale_factor=False
-  check_values(ops::resample_grid(table, 0, {3, 4}, {5, 2}, 0.1f),
-               {2.3349777, 3.5718093, 8.1489630, 1.1557330, 14.4531684, 0.3634037, 10.0007401, 10.3356808, 4.1817795,
-                19.5306412},
-               5e-6);
+  expect_values(ops::resample_grid(table, 0, {3, 4}, {5, 2}, 0.1f),
+                {2.3349777, 3.5718093, 8.1489630, 1.1557330, 14.4531684, 0.3634037, 10.0007401, 10.3356808, 4.1817795,
+                 19.5306412},
+                5e-6);
 
   const Tensor image = require_grad(uneven(Shape{1, 1, 3, 4}));
   const Tensor resized = ops::resize_images(image, 2, 7);  // mode="bilinear", size=(2, 7)
-  check_values(resized,
-               {-2.0000000, 3.6250000, 12.6250000, 6.8750000, 0.8750000, 7.8750000, 12.2500000, 10.0000000, 8.6607143,
-                6.5178571, 12.1250000, 16.8392857, 7.5535714, 1.7500000},
-               2e-6);
+  expect_values(resized,
+                {-2.0000000, 3.6250000, 12.6250000, 6.8750000, 0.8750000, 7.8750000, 12.2500000, 10.0000000, 8.6607143,
+                 6.5178571, 12.1250000, 16.8392857, 7.5535714, 1.7500000},
+                2e-6);
   backward(resized, ramp(resized.shape()));
-  check_values(grad_of(image),
-               {0.5892857, 2.7857143, 5.2500000, 7.1250000, 3.3928571, 4.9821429, 6.6250000, 7.7500000, 9.5892857,
-                12.1607143, 14.6250000, 16.1250000},
-               2e-6);
+  expect_values(grad_of(image),
+                {0.5892857, 2.7857143, 5.2500000, 7.1250000, 3.3928571, 4.9821429, 6.6250000, 7.7500000, 9.5892857,
+                 12.1607143, 14.6250000, 16.1250000},
+                2e-6);
 }
 
 TEST_CASE("the gradient of a resampled table reaches the table in f32, through a sequence in half precision") {
@@ -100,7 +92,7 @@ TEST_CASE("the gradient of a resampled table reaches the table in f32, through a
     CHECK(grad_of(table).dtype() == DType::f32);
     std::vector<double> want(15, 175.0);
     want[0] = want[1] = want[2] = 700.0;
-    check_values(grad_of(table), want, 1e-3);
+    expect_values(grad_of(table), want, 1e-3);
   }
 }
 
@@ -131,41 +123,33 @@ TEST_CASE("recorded launches drop other samples in every step") {
 }
 
 TEST_CASE("wrong images, tokens and soft targets are refused") {
-  const auto message = [](const std::function<void()>& fn) -> std::string {
-    try {
-      fn();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
-  };
   const Tensor tokens = Tensor::zeros(Shape{2, 3, 4}), cls = Tensor::zeros(Shape{1, 4}), none;
   const Tensor images = Tensor::zeros(Shape{2, 3, 6, 9}), logits = Tensor::zeros(Shape{3, 5});
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::sequence(tokens, Tensor::zeros(Shape{1, 5}), none, none);
         }) == "[sequence] the class token does not fit the tokens; expected (.., 4) f32; got (1, 5) f32");
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::sequence(tokens, cls, none, Tensor::zeros(Shape{5, 4}));
         }).find("has 5 rows; expected 4 (special tokens in front) or 3 (without them)") != std::string::npos);
-  CHECK(message([&] { ops::slice_tokens(tokens, 2, 4); }) == "[slice_tokens] tokens [2, 4) do not fit (2, 3, 4)");
-  CHECK(message([&] {
+  CHECK(error_of([&] { ops::slice_tokens(tokens, 2, 4); }) == "[slice_tokens] tokens [2, 4) do not fit (2, 3, 4)");
+  CHECK(error_of([&] {
           ops::concat_tokens(tokens, Tensor::zeros(Shape{1, 3, 4}));
         }).find("differ") != std::string::npos);
-  CHECK(message([&] { ops::mean_tokens(tokens, 3); }).find("of no tokens") != std::string::npos);
-  CHECK(message([&] { ops::drop_path(tokens, 1.0f, {}, 0); }).find("expected 0 <= p < 1") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] { ops::mean_tokens(tokens, 3); }).find("of no tokens") != std::string::npos);
+  CHECK(error_of([&] { ops::drop_path(tokens, 1.0f, {}, 0); }).find("expected 0 <= p < 1") != std::string::npos);
+  CHECK(error_of([&] {
           ops::residual_branch(tokens, tokens, Tensor::zeros(Shape{3}), 0, {}, 0);
         }).find("gamma does not fit; expected (4) f32") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::soft_cross_entropy(logits, Tensor::zeros(Shape{3, 4}));
         }) == "[soft_cross_entropy] targets do not fit the logits; expected (3, 5) f32 on cpu; got (3, 4) f32 on cpu");
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::binary_cross_entropy(logits, require_grad(Tensor::zeros(Shape{3, 5})));
         }).find("detach them") != std::string::npos);
-  CHECK(message([&] { ops::argmax(Tensor::zeros(Shape{3, 0})); }).find("of no elements") != std::string::npos);
-  CHECK(message([&] { ops::patchify(images, 2); }) == "[patchify] patches of 2 x 2 do not fill images of 6 x 9");
-  CHECK(message([&] { ops::resize_images(images, 0, 3); }).find("expected sides of 1 to 16384") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] { ops::argmax(Tensor::zeros(Shape{3, 0})); }).find("of no elements") != std::string::npos);
+  CHECK(error_of([&] { ops::patchify(images, 2); }) == "[patchify] patches of 2 x 2 do not fill images of 6 x 9");
+  CHECK(error_of([&] { ops::resize_images(images, 0, 3); }).find("expected sides of 1 to 16384") != std::string::npos);
+  CHECK(error_of([&] {
           ops::resample_grid(cls, 1, {2, 2}, {3, 3});
         }).find("expected (1 + 2 * 2, C); got (1, 4)") != std::string::npos);
 }

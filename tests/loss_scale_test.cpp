@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/core/error.h"
+#include "tests/op_testing.h"
 #include "training/loss_scale.h"
 
 using namespace accrete;
@@ -23,15 +24,6 @@ std::vector<double> scales_of(LossScale& scale, const std::string& outcomes) {
 }
 
 LossScaleConfig quick() { return {.initial = 1024, .interval = 3, .floor = 1}; }
-
-std::string message_of(const auto& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 }  // namespace
 
@@ -102,14 +94,12 @@ TEST_CASE("a restored scale goes on with the same numbers") {
 
 TEST_CASE("wrong use and damaged checkpoints are refused") {
   LossScale scale(quick());
-  CHECK(message_of([&] { scale.of(2); }) == "[loss scale] step 2 is asked for after 0 outcomes; expected 0 or 1");
-  CHECK(message_of([] { LossScale({.initial = 2, .floor = 4}); }).find("initial is below floor") != std::string::npos);
-  CHECK(message_of([&] {
-          scale.restore(Json{{"now", 1}});
-        }) == "[checkpoint] the loss scale lacks the number \"next\"");
+  CHECK(error_of([&] { scale.of(2); }) == "[loss scale] step 2 is asked for after 0 outcomes; expected 0 or 1");
+  CHECK(error_of([] { LossScale({.initial = 2, .floor = 4}); }).find("initial is below floor") != std::string::npos);
+  CHECK(error_of([&] { scale.restore(Json{{"now", 1}}); }) == "[checkpoint] the loss scale lacks the number \"next\"");
   Json bad = scale.state();
   bad["good"] = -1;
-  CHECK(message_of([&] { scale.restore(bad); }).find("\"good\" is -1") != std::string::npos);
+  CHECK(error_of([&] { scale.restore(bad); }).find("\"good\" is -1") != std::string::npos);
 }
 
 TEST_CASE("settings are read like all others") {
@@ -118,7 +108,7 @@ TEST_CASE("settings are read like all others") {
   CHECK(config.initial == 128);
   CHECK(config.interval == 7);
   CHECK(config.backoff == 0.5);
-  CHECK(message_of([&] {
+  CHECK(error_of([&] {
           from_json(config, Json{{"backof", 0.5}}, "loss_scale", "recipe");
         }).find("backoff") != std::string::npos);
 }

@@ -8,6 +8,7 @@
 
 #include "engine/core/error.h"
 #include "engine/nn/layers.h"
+#include "tests/op_testing.h"
 
 using namespace accrete;
 namespace o = accrete::ops;
@@ -16,14 +17,6 @@ namespace {
 
 SegmentUse use_of(Segment s, Device d = kCpu) { return memory_use(d).segment[static_cast<int>(s)]; }
 
-std::string message_of(const std::function<void()>& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 bool has(const std::string& text, const std::string& part) {
   INFO(text);
   const bool found = text.find(part) != std::string::npos;
@@ -124,7 +117,7 @@ TEST_CASE("blocks are aligned, reused for equal sizes, and given back on request
   CHECK(reinterpret_cast<uintptr_t>(large->data) % (2 << 20) == 0);  // fit for huge pages
   const auto nothing = allocate(kCpu, 0);
   CHECK(nothing->bytes == 0);
-  CHECK(has(message_of([] { allocate(kCpu, -1); }), "negative size"));
+  CHECK(has(error_of([] { allocate(kCpu, -1); }), "negative size"));
 }
 
 TEST_CASE("poison fills fresh memory with NaN") {
@@ -175,7 +168,7 @@ TEST_CASE("out of memory: one line with the wish, the limit, the segments in use
   std::string message;
   {
     const SegmentScope segment(Segment::optimizer);
-    message = message_of([] { Tensor::zeros(Shape{1024, 1024}); });
+    message = error_of([] { Tensor::zeros(Shape{1024, 1024}); });
   }
   CHECK(has(message, "[memory] out of memory on cpu; 4.0 MiB more wanted for optimizer; limit "));
   CHECK(has(message, "use a smaller batch, recompute or bf16"));
@@ -258,11 +251,11 @@ TEST_CASE("threads: many at once, each with its own segment, and the account is 
 
 TEST_CASE("devices by name") {
   CHECK(parse_device("cpu") == kCpu);
-  CHECK(has(message_of([] { parse_device("cuda:x"); }), "expected cuda:0, cuda:1, ...; got \"cuda:x\""));
-  CHECK(has(message_of([] { parse_device("cuda:64"); }), "not the number of a GPU"));
-  CHECK(has(message_of([] { parse_device("gpu"); }),
+  CHECK(has(error_of([] { parse_device("cuda:x"); }), "expected cuda:0, cuda:1, ...; got \"cuda:x\""));
+  CHECK(has(error_of([] { parse_device("cuda:64"); }), "not the number of a GPU"));
+  CHECK(has(error_of([] { parse_device("gpu"); }),
             "unknown device; expected auto, cpu, cuda, cuda:N or emu; got \"gpu\""));
-  CHECK(has(message_of([] { set_threads(0); }), "expected 1 to 1024; got 0"));
+  CHECK(has(error_of([] { set_threads(0); }), "expected 1 to 1024; got 0"));
   CHECK(default_threads() >= 1);
 }
 
@@ -279,13 +272,13 @@ TEST_CASE("tensors: views share memory, copies do not, versions count writes") {
   CHECK(std::string(x.last_writer()) == "zero");
   CHECK(x.to_vector<float>() == std::vector<float>{0, 0, 2, 3, 4, 5});
   CHECK(copy.to_vector<float>()[1] == 1);
-  CHECK(has(message_of([&] { x.view(Shape{4}); }), "expected 6 for (3, 2); got (4)"));
-  CHECK(has(message_of([&] { x.rows(2, 4); }), "range [2, 4) does not fit (3, 2)"));
-  CHECK(has(message_of([&] { x.flat(5, 2); }), "exceeds 6 elements"));
-  CHECK(has(message_of([&] { x.ptr<bf16>(); }), "expected f32"));
-  CHECK(has(message_of([&] { x.item(); }), "needs one element; got (3, 2)"));
-  CHECK(has(message_of([&] { x.copy_from(Tensor::zeros(Shape{5})); }), "source does not fit"));
-  CHECK(has(message_of([] { Tensor::from<float>({1}, Shape{2}); }), "does not fit the shape (2); got 1"));
-  CHECK(has(message_of([] { Shape{-1}; }), "negative size -1 on axis 0"));
-  CHECK(has(message_of([] { Shape{2}[1]; }), "axis 1 of a tensor with 1 axes"));
+  CHECK(has(error_of([&] { x.view(Shape{4}); }), "expected 6 for (3, 2); got (4)"));
+  CHECK(has(error_of([&] { x.rows(2, 4); }), "range [2, 4) does not fit (3, 2)"));
+  CHECK(has(error_of([&] { x.flat(5, 2); }), "exceeds 6 elements"));
+  CHECK(has(error_of([&] { x.ptr<bf16>(); }), "expected f32"));
+  CHECK(has(error_of([&] { x.item(); }), "needs one element; got (3, 2)"));
+  CHECK(has(error_of([&] { x.copy_from(Tensor::zeros(Shape{5})); }), "source does not fit"));
+  CHECK(has(error_of([] { Tensor::from<float>({1}, Shape{2}); }), "does not fit the shape (2); got 1"));
+  CHECK(has(error_of([] { Shape{-1}; }), "negative size -1 on axis 0"));
+  CHECK(has(error_of([] { Shape{2}[1]; }), "axis 1 of a tensor with 1 axes"));
 }

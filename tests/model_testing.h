@@ -13,6 +13,7 @@
 
 #include "engine/nn/model.h"
 #include "models/weights.h"
+#include "tests/op_testing.h"
 #include "tests/program_testing.h"
 
 namespace accrete {
@@ -91,24 +92,6 @@ inline void write_weights(const std::filesystem::path& path, const Weights& weig
   for (const auto& [name, t] : weights)
     entries.push_back({name, "F32", t.shape, reinterpret_cast<const std::byte*>(t.values.data()), 0});
   save_safetensors(path, entries);
-}
-
-// The message of the Error that fn throws; "" when it throws none.
-template <class Fn>
-std::string error_of(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-// One sentence with all these parts.
-inline void check_sentence(const std::string& message, const std::vector<std::string>& parts) {
-  CHECK_FALSE(message.empty());
-  CHECK(message.find('\n') == std::string::npos);
-  for (const auto& part : parts) CHECK_MESSAGE(message.find(part) != std::string::npos, message << " lacks " << part);
 }
 
 }  // namespace accrete

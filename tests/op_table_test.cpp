@@ -14,6 +14,7 @@
 #include "engine/core/capture.h"
 #include "engine/core/random.h"
 #include "tests/gpu_testing.h"
+#include "tests/op_testing.h"
 #include "tests/reference.h"
 
 using namespace accrete;
@@ -355,19 +356,13 @@ TEST_CASE("a row without a gradient states the reason that backward gives") {
   if (speed_mode()) return;
   for (const OpRow& row : ops::op_table()) {
     if (row.no_gradient.empty()) continue;
-    const auto wants = [](const ops::OpInput& in) {
-      return in.kind == ops::OpInput::Kind::activation || in.kind == ops::OpInput::Kind::vector;
-    };
     const auto& inputs = row.cases[0].inputs;
-    if (std::none_of(inputs.begin(), inputs.end(), wants)) continue;  // nothing that backward could be asked for
+    const auto differentiable = [](const ops::OpInput& in) { return in.differentiable(); };
+    if (std::none_of(inputs.begin(), inputs.end(), differentiable))
+      continue;  // nothing that backward could be asked for
     Tape tape;
     const Tensors y = row.run(leaves(row.cases[0], DType::f32, kCpu), row.cases[0].settings);
-    std::string message;
-    try {
-      backward(y[0], Tensor::zeros(y[0].shape(), y[0].dtype()));
-    } catch (const Error& e) {
-      message = e.what();
-    }
+    const std::string message = error_of([&] { backward(y[0], Tensor::zeros(y[0].shape(), y[0].dtype())); });
     CHECK(message == "[" + row.name + "] has no gradient: " + row.no_gradient);
   }
 }
@@ -456,41 +451,33 @@ TEST_CASE("every function of ops.h and images.h has a row, and every row a reaso
 
 TEST_CASE("wrong inputs are refused with op, what was expected and what was given") {
   if (speed_mode()) return;
-  const auto message = [](const std::function<void()>& fn) -> std::string {
-    try {
-      fn();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
-  };
   const Tensor a = Tensor::zeros(Shape{3, 4}), b = Tensor::zeros(Shape{4, 3}), none;
   const Tensor half = Tensor::zeros(Shape{3, 4}, DType::bf16), id = Tensor::from<int32_t>({0, 7}, Shape{1, 2});
-  CHECK(message([&] { ops::add(a, b); }) == "[add] shapes differ: (3, 4) and (4, 3)");
-  CHECK(message([&] { ops::mul(a, half); }) == "[mul] types differ: f32 and bf16");
-  CHECK(message([&] { ops::matmul(a, a); }) == "[matmul] inner sizes differ: a is (3, 4), b is (3, 4)");
-  CHECK(message([&] { ops::linear(a, b, none); }) == "[linear] inner sizes differ: x is (3, 4), w is (4, 3)");
-  CHECK(message([&] { ops::linear(a, a, Tensor::zeros(Shape{2})); }).find("bias does not fit; expected (3) f32") !=
+  CHECK(error_of([&] { ops::add(a, b); }) == "[add] shapes differ: (3, 4) and (4, 3)");
+  CHECK(error_of([&] { ops::mul(a, half); }) == "[mul] types differ: f32 and bf16");
+  CHECK(error_of([&] { ops::matmul(a, a); }) == "[matmul] inner sizes differ: a is (3, 4), b is (3, 4)");
+  CHECK(error_of([&] { ops::linear(a, b, none); }) == "[linear] inner sizes differ: x is (3, 4), w is (4, 3)");
+  CHECK(error_of([&] { ops::linear(a, a, Tensor::zeros(Shape{2})); }).find("bias does not fit; expected (3) f32") !=
         std::string::npos);
-  CHECK(message([&] { ops::bias_add(a, Tensor::zeros(Shape{3})); }).find("expected (4) f32; got (3)") !=
+  CHECK(error_of([&] { ops::bias_add(a, Tensor::zeros(Shape{3})); }).find("expected (4) f32; got (3)") !=
         std::string::npos);
-  CHECK(message([&] { ops::layernorm(a, Tensor::zeros(Shape{3}), none, 1e-5f); }).find("gamma does not fit") !=
+  CHECK(error_of([&] { ops::layernorm(a, Tensor::zeros(Shape{3}), none, 1e-5f); }).find("gamma does not fit") !=
         std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::attention(Tensor::zeros(Shape{1, 2, 10}), {});
         }).find("3 * heads * head_dim") != std::string::npos);
-  CHECK(message([&] { ops::embedding(id, b, none); }) ==
+  CHECK(error_of([&] { ops::embedding(id, b, none); }) ==
         "[embedding] token id beyond the vocabulary; expected 0 to 3; got 7 at row 0, position 1");
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::embedding(id, Tensor::zeros(Shape{9, 3}), Tensor::zeros(Shape{1, 3}));
         }).find("exceeds the 1 positions") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::cross_entropy(Tensor::zeros(Shape{2, 5}), id);
         }).find("target beyond the classes") != std::string::npos);
-  CHECK(message([&] { ops::dropout(a, 1.0f, {}); }).find("expected 0 <= p < 1") != std::string::npos);
-  CHECK(message([&] { ops::slice_last(a, 2, 5); }).find("columns [2, 5) do not fit (3, 4)") != std::string::npos);
-  CHECK(message([&] { ops::mean(Tensor::zeros(Shape{0})); }).find("of no elements") != std::string::npos);
-  CHECK(message([&] { ops::reshape(a, Shape{5}); }).find("expected 12 for (3, 4)") != std::string::npos);
+  CHECK(error_of([&] { ops::dropout(a, 1.0f, {}); }).find("expected 0 <= p < 1") != std::string::npos);
+  CHECK(error_of([&] { ops::slice_last(a, 2, 5); }).find("columns [2, 5) do not fit (3, 4)") != std::string::npos);
+  CHECK(error_of([&] { ops::mean(Tensor::zeros(Shape{0})); }).find("of no elements") != std::string::npos);
+  CHECK(error_of([&] { ops::reshape(a, Shape{5}); }).find("expected 12 for (3, 4)") != std::string::npos);
 }
 
 TEST_CASE("speed of every op (ACCRETE_OP_SPEED=1)") {

@@ -7,34 +7,11 @@
 
 #include "engine/ops/images.h"
 #include "tests/gpu_testing.h"
+#include "tests/op_testing.h"
 
 using namespace accrete;
 
 namespace {
-
-std::vector<Device> all_devices() {
-  std::vector<Device> devices = queued_devices();
-  devices.insert(devices.begin(), kCpu);
-  return devices;
-}
-
-std::vector<float> waves(int64_t n, double step, double start) {
-  std::vector<float> v(static_cast<size_t>(n));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(std::sin(step * static_cast<double>(i) + start));
-  return v;
-}
-
-Tensor waves(const Shape& shape, double step, double start, Device device) {
-  return Tensor::from(waves(shape.count(), step, start), shape, device);
-}
-
-void expect_values(const Tensor& got, const std::vector<double>& want, double tolerance) {
-  const std::vector<float> v = got.to_vector<float>();
-  REQUIRE(v.size() == want.size());
-  for (size_t i = 0; i < v.size(); ++i)
-    CHECK_MESSAGE(std::abs(static_cast<double>(v[i]) - want[i]) <= tolerance,
-                  "element " << i << " on " << name_of(got.device()) << ": got " << v[i] << ", expected " << want[i]);
-}
 
 // How many windows cover index i of an axis of n cells.
 double coverage(int64_t i, int64_t n) {
@@ -183,25 +160,17 @@ TEST_CASE("attention from elsewhere does not depend on the order of the keys") {
 }
 
 TEST_CASE("wrong inputs of the ops of VOLO are refused with what was expected") {
-  const auto message = [](const std::function<void()>& fn) -> std::string {
-    try {
-      fn();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
-  };
   const Tensor v = Tensor::zeros(Shape{1, 4, 4, 6});
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::outlook_attention(v, Tensor::zeros(Shape{1, 2, 2, 81}), 2, 1.0f);
         }).find("expected (1, 2, 2, 162)") != std::string::npos);
-  CHECK(message([&] { ops::outlook_attention(v, v, 4, 1.0f); }).find("with 4 heads") != std::string::npos);
-  CHECK(message([&] { ops::mix_tokens(v, Tensor::zeros(Shape{4}), 1); }).find("(4) i32") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] { ops::outlook_attention(v, v, 4, 1.0f); }).find("with 4 heads") != std::string::npos);
+  CHECK(error_of([&] { ops::mix_tokens(v, Tensor::zeros(Shape{4}), 1); }).find("(4) i32") != std::string::npos);
+  CHECK(error_of([&] {
           ops::cross_attention(Tensor::zeros(Shape{1, 1, 6}), Tensor::zeros(Shape{1, 5, 6}), 2);
         }).find("expected (1, T, 12)") != std::string::npos);
-  CHECK(message([&] {
+  CHECK(error_of([&] {
           ops::max_tokens(Tensor::zeros(Shape{2, 0, 3}));
         }).find("at least one token") != std::string::npos);
-  CHECK(message([&] { ops::average_pool2(Tensor::zeros(Shape{2, 3})); }).find("(B, H, W, C)") != std::string::npos);
+  CHECK(error_of([&] { ops::average_pool2(Tensor::zeros(Shape{2, 3})); }).find("(B, H, W, C)") != std::string::npos);
 }

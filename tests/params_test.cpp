@@ -9,20 +9,12 @@
 #include "engine/core/random.h"
 #include "engine/nn/layers.h"
 #include "kernels/cast.h"
+#include "tests/op_testing.h"
 
 using namespace accrete;
 namespace o = accrete::ops;
 
 namespace {
-
-std::string message_of(const std::function<void()>& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 Tensor numbers(Shape shape, uint64_t stream, DType dtype = DType::f32) {
   std::vector<float> v(static_cast<size_t>(shape.count()));
@@ -89,16 +81,16 @@ TEST_CASE("declare: names, roles, blocks and stages are kept; mistakes are refus
   CHECK(!store.entries()[1].decay);  // biases do not decay
   CHECK(store.find("blocks.3.attn.proj.bias") == 3);
   CHECK(store.find("blocks.3.attn.proj") == -1);
-  CHECK(message_of([&] { s.param("attn.qkv.weight", Shape{1}, {kNone}, Init::zeros(), true); }) ==
+  CHECK(error_of([&] { s.param("attn.qkv.weight", Shape{1}, {kNone}, Init::zeros(), true); }) ==
         "[params] \"blocks.3.attn.qkv.weight\" declared twice");
-  CHECK(message_of([&] {
+  CHECK(error_of([&] {
           s.param("w", Shape{1, 2}, {kNone}, Init::zeros(), true);
         }) == "[params] \"blocks.3.w\" of shape (1, 2) names 1 axis roles");
   store.allocate();
-  CHECK(message_of([&] { s.param("late", Shape{1}, {kNone}, Init::zeros(), true); }) ==
+  CHECK(error_of([&] { s.param("late", Shape{1}, {kNone}, Init::zeros(), true); }) ==
         "[params] \"blocks.3.late\" declared after the store was allocated");
   CHECK(!Param()().defined());
-  CHECK(message_of([&] { nn::SelfAttention(s / "b", 9, 2, true, 0, Init::zeros(), Init::zeros()); }) ==
+  CHECK(error_of([&] { nn::SelfAttention(s / "b", 9, 2, true, 0, Init::zeros(), Init::zeros()); }) ==
         "[model] embed_dim 9 is not divisible by num_heads 2");
 }
 
@@ -259,7 +251,7 @@ TEST_CASE("attention with a cache equals full attention, however the tokens arri
         CHECK(cache.length == at + n);
         CHECK(relative_error(got, Tensor::from(want, Shape{B, n, C})) < (dtype == DType::f32 ? 1e-5 : 0.02));
       }
-      CHECK(message_of([&] { block.attention.cached(x, cache, {}); }) ==
+      CHECK(error_of([&] { block.attention.cached(x, cache, {}); }) ==
             "[attention] the cache holds 10 tokens; 14 wanted");
     }
   }

@@ -15,6 +15,7 @@
 #include "data/staging.h"
 #include "engine/core/json.h"
 #include "tests/image_testing.h"
+#include "tests/program_testing.h"
 
 using namespace accrete;
 namespace fs = std::filesystem;

@@ -169,7 +169,7 @@ inline Array resample_grid(const Array& x, const Settings& s) {
     if (d <= 1) return (a + 2) * d * d * d - (a + 3) * d * d + 1;
     return d < 2 ? a * d * d * d - 5 * a * d * d + 8 * a * d - 4 * a : 0.0;
   };
-  const double offset = static_cast<double>(s.offset);
+  const double offset = s.offset;
   const int64_t C = x.shape[1];
   Array y(Shape{s.begin + s.height * s.width, C});
   const auto cells = x.v.begin() + s.begin * C;

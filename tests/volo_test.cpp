@@ -8,6 +8,8 @@
 #include <cmath>
 #include <map>
 
+#include "tests/op_testing.h"
+
 using namespace accrete;
 
 namespace {
@@ -38,15 +40,6 @@ Batch dry_batch(const VoloConfig& c, int64_t B, int64_t size) {
   b.inputs = Tensor::empty(Shape{B, c.channels, size, size}, DType::f32, kDry);
   b.targets = Tensor::empty(Shape{B}, DType::i32, kDry);
   return b;
-}
-
-std::string error_of(const std::function<void()>& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
 }
 
 bool says(const std::string& message, const std::string& part) { return message.find(part) != std::string::npos; }

@@ -1,8 +1,7 @@
 // Position tables of another length or grid (autoprog spec 4).
 #include <algorithm>
-#include <array>
-#include <cmath>
 
+#include "engine/ops/images.h"
 #include "training/grow_flats.h"
 
 namespace accrete {
@@ -11,34 +10,15 @@ namespace {
 // Row i of the result is a weighted sum of rows of the table.
 using Taps = std::vector<std::vector<std::pair<int64_t, float>>>;
 
-// Position in the old table of each new index, half-pixel centres (align_corners = false).
-double source_of(int64_t i, int64_t from, double to) {
-  return (static_cast<double>(i) + 0.5) * static_cast<double>(from) / to - 0.5;
-}
-
+// Half-pixel centres (align_corners = false).
 Taps linear_taps(int64_t from, int64_t to) {
   Taps taps(static_cast<size_t>(to));
   for (int64_t i = 0; i < to; ++i) {
-    const double x = std::max(0.0, source_of(i, from, static_cast<double>(to)));
+    const double center = (static_cast<double>(i) + 0.5) * static_cast<double>(from) / static_cast<double>(to);
+    const double x = std::max(0.0, center - 0.5);
     const int64_t low = std::min(static_cast<int64_t>(x), from - 1), high = std::min(low + 1, from - 1);
     const auto t = static_cast<float>(x - static_cast<double>(low));
     taps[static_cast<size_t>(i)] = {{low, 1.0f - t}, {high, t}};
-  }
-  return taps;
-}
-
-// Keys' cubic kernel with a = -0.75; indices outside the table are those of its border.
-Taps cubic_taps(int64_t from, int64_t to, double offset) {
-  constexpr double a = -0.75;
-  const auto near = [](double d) { return ((a + 2) * d - (a + 3)) * d * d + 1; };       // |d| <= 1
-  const auto far = [](double d) { return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a; };  // 1 < |d| < 2
-  Taps taps(static_cast<size_t>(to));
-  for (int64_t i = 0; i < to; ++i) {
-    const double x = source_of(i, from, static_cast<double>(to) + offset), floor = std::floor(x), t = x - floor;
-    const std::array<double, 4> weights = {far(t + 1), near(t), near(1 - t), far(2 - t)};
-    for (int64_t k = 0; k < 4; ++k)
-      taps[static_cast<size_t>(i)].emplace_back(std::clamp<int64_t>(static_cast<int64_t>(floor) - 1 + k, 0, from - 1),
-                                                static_cast<float>(weights[static_cast<size_t>(k)]));
   }
   return taps;
 }
@@ -132,19 +112,16 @@ Snapshot resize_grid(const Snapshot& from, const Grid& before, const Grid& after
   check(after.h > 0 && after.w > 0 && before.h > 0 && before.w > 0, "grow", "a grid without cells");
   check_rows(from, before.extra + before.h * before.w);
   if (before.h == after.h && before.w == after.w) return from;  // no resampling, whatever the offset
-  // Special tokens as they are; then rows of the grid, then columns.
-  const Taps rows = cubic_taps(before.h, after.h, offset), columns = cubic_taps(before.w, after.w, offset);
+  const ops::GridSize old_grid{before.h, before.w}, new_grid{after.h, after.w};
+  const int64_t extra = before.extra, old_rows = extra + old_grid.count();
   return with_tables(
-      from, after.extra + after.h * after.w, Moments::reset,
-      [&](const std::vector<float>& v, int64_t outer, int64_t inner) {
-        const int64_t old_size = (before.extra + before.h * before.w) * inner, extra = before.extra * inner;
+      from, extra + new_grid.count(), Moments::reset, [&](const std::vector<float>& v, int64_t outer, int64_t inner) {
         std::vector<float> all;
         for (int64_t o = 0; o < outer; ++o) {
-          const auto table = v.begin() + o * old_size;
-          const std::vector<float> cells(table + extra, table + old_size);
-          const auto grid = resampled(resampled(cells, rows, 1, before.w * inner), columns, after.h, inner);
-          all.insert(all.end(), table, table + extra);
-          all.insert(all.end(), grid.begin(), grid.end());
+          const auto table = v.begin() + o * old_rows * inner;
+          const Tensor old = Tensor::from<float>({table, table + old_rows * inner}, Shape{old_rows, inner});
+          const auto values = ops::resample_grid(old, extra, old_grid, new_grid, offset).to_vector<float>();
+          all.insert(all.end(), values.begin(), values.end());
         }
         return all;
       });

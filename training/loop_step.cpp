@@ -167,7 +167,8 @@ void Loop::evaluate(const Stage& stage) {
 // (twa spec 5). With momentum 1/k in batch k, running values that begin anywhere become that mean.
 void Loop::estimate_statistics(const Stage& stage) {
   const ParamStore& store = model_->params();
-  const bool any = std::any_of(store.entries().begin(), store.entries().end(), [](const auto& e) { return e.buffer; });
+  const bool any = std::any_of(store.entries().begin(), store.entries().end(),
+                               [](const ParamEntry& e) { return e.buffer && e.init.kind != Init::Kind::sincos2d; });
   if (stage.statistics_batches <= 0 || !any) return;
   settle();
   Context ctx = context(stage, true);

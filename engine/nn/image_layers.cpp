@@ -5,7 +5,7 @@
 namespace accrete::nn {
 
 Conv::Conv(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, const ops::ConvOptions& o, bool with_bias)
-    : options(o), path(s.path()) {
+    : options(o) {
   const int64_t fan_in = o.kernel * o.kernel * in;
   const Init init = Init::uniform(1.0f / std::sqrt(static_cast<float>(fan_in)));
   in_axis.parts *= static_cast<int>(o.kernel * o.kernel);  // the channels once for every place of the kernel
@@ -16,7 +16,7 @@ Conv::Conv(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, const 
 
 Tensor Conv::operator()(const Tensor& x) const { return ops::conv2d(x, weight(), bias(), options); }
 
-BatchNorm::BatchNorm(Scope s, int64_t channels) : path(s.path()) {
+BatchNorm::BatchNorm(Scope s, int64_t channels) {
   const Shape shape{channels};
   weight = s.param("weight", shape, {kNone}, Init::ones(), false);
   bias = s.param("bias", shape, {kNone}, Init::zeros(), false);

@@ -11,7 +11,6 @@ namespace accrete::nn {
 struct Conv {
   Param weight, bias;
   ops::ConvOptions options;
-  std::string path;
 
   Conv() = default;
   Conv(Scope s, int64_t in, Axis in_axis, int64_t out, Axis out_axis, const ops::ConvOptions& options,
@@ -23,7 +22,6 @@ struct Conv {
 // that must stay as it is keeps its running statistics too and computes with them.
 struct BatchNorm {
   Param weight, bias, running_mean, running_var;
-  std::string path;
 
   BatchNorm() = default;
   BatchNorm(Scope s, int64_t channels);

@@ -14,7 +14,8 @@ namespace {
 // Entries start at multiples of 32 elements: 64 bytes in bf16, 128 in f32.
 constexpr int64_t kPadding = 32;
 
-// Box-Muller on two words of the address; four words are two tries, one of which nearly always lies within 2.
+// Box-Muller makes two numbers of two words of the address; the first within 2 is taken, and where neither is, the next
+// address is asked. On the host, one by one: for tables and heads, not for the matrices of a large model.
 std::vector<float> truncated_normal(int64_t n, float stddev, const RandomKey& key) {
   const auto within = [&](uint64_t index) {
     for (uint64_t attempt = 0;; ++attempt) {

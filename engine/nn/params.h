@@ -73,8 +73,8 @@ struct ParamEntry {
   Marks marks;
   bool decay = true;  // takes part in weight decay
   bool trainable = true;
-  // State beside the weights (running statistics of a batch norm): written by the forward pass, never trained, kept and
-  // averaged with the weights, counted by no parameter count.
+  // State beside the weights, kept and averaged with them, never trained, counted by no parameter count: the running
+  // statistics of a batch norm, which the forward pass writes, and fixed tables of positions.
   bool buffer = false;
   int64_t offset = 0;  // elements from the start of the flat buffers
   int64_t count() const { return shape.count(); }

@@ -55,14 +55,14 @@ Tensor resize_images(const Tensor& images, int64_t height, int64_t width) {
                 });
 }
 
-Tensor resample_grid(const Tensor& table, int64_t extra, GridSize from, GridSize to, float offset) {
+Tensor resample_grid(const Tensor& table, int64_t extra, GridSize from, GridSize to, double offset) {
   check(table.rank() == 2 && extra >= 0 && from.h > 0 && from.w > 0 && table.size(0) == extra + from.count(),
         "resample_grid", "the table does not fit the grid; expected (", extra, " + ", from.h, " * ", from.w,
         ", C); got ", table.shape());
-  check(to.h > 0 && to.w > 0 && offset >= 0.0f, "resample_grid",
+  check(to.h > 0 && to.w > 0 && offset >= 0.0, "resample_grid",
         "expected a grid with cells and an offset of at least 0", "; got ", to.h, " x ", to.w, " and ", offset);
   if (from == to) return table;
-  const kernels::TableGrid g{extra, from.h, from.w, to.h, to.w, table.size(1), static_cast<double>(offset)};
+  const kernels::TableGrid g{extra, from.h, from.w, to.h, to.w, table.size(1), offset};
   Tensor y = Tensor::empty(Shape{extra + to.count(), table.size(1)}, table.dtype(), table.device());
   on(y, [&]<class T>(const auto& dev) { kernels::resample_table<T>(dev, y.ptr<T>(), table.ptr<T>(), g); });
   const double n = static_cast<double>(y.count()), bytes = static_cast<double>(y.bytes() + table.bytes());

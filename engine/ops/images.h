@@ -23,7 +23,7 @@ struct GridSize {
 // A table of positions for another grid: the first `extra` rows stay, the others, a grid row by row, are resampled
 // bicubically (a = -0.75, align_corners = false, no antialiasing). `offset` as in training/grow.h: resize_grid.
 // (extra + from.h * from.w, C) -> (extra + to.h * to.w, C). Equal grids: the table itself.
-Tensor resample_grid(const Tensor& table, int64_t extra, GridSize from, GridSize to, float offset = 0.0f);
+Tensor resample_grid(const Tensor& table, int64_t extra, GridSize from, GridSize to, double offset = 0.0);
 
 // ---- convolution and its norm (conv.cpp, batch_norm.cpp)
 // ----------------------------------------------------------------

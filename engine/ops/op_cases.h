@@ -30,7 +30,7 @@ struct OpSettings {
   float smoothing = 0.0f;
   int64_t height = 0, width = 0;            // images and grids: of the result
   int64_t from_h = 0, from_w = 0;           // grids of positions: before
-  float offset = 0.0f;                      // resample_grid
+  double offset = 0.0;                      // resample_grid
   int64_t kernel = 1, stride = 1, pad = 0;  // convolution; kernel: also the size of a patch
   bool training = false;                    // batch_norm
   float momentum = 0.1f;

@@ -162,7 +162,7 @@ void add_resampling(std::vector<OpRow>& table) {
   grid.run = [](const Tensors& x, const OpSettings& s) {
     return Tensors{resample_grid(x[0], s.begin, {s.from_h, s.from_w}, {s.height, s.width}, s.offset)};
   };
-  const auto grid_case = [](int64_t extra, GridSize from, GridSize to, int64_t C, float offset) {
+  const auto grid_case = [](int64_t extra, GridSize from, GridSize to, int64_t C, double offset) {
     return OpCase{
         {act(Shape{extra + from.count(), C})},
         {.begin = extra, .height = to.h, .width = to.w, .from_h = from.h, .from_w = from.w, .offset = offset}};
