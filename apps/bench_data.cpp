@@ -63,6 +63,8 @@ class Readable : public ImageSet {
         if (!stored.encoded.empty()) image = decode_image(stored.encoded, channels(), name_of(i));
         chosen_.push_back(i);
         pixels_ += image.width * image.height, bytes_ += static_cast<int64_t>(stored.encoded.size());
+      } catch (const MissingLibrary&) {
+        throw;
       } catch (const Error&) {
         ++broken_;
       }

@@ -19,7 +19,8 @@ Recipe recipe_of(const StepBench& b) {
   Json& model = r.model;
   const auto set = [&](const char* key, int64_t value) {
     if (value <= 0) return;
-    check(model.contains(key) && model[key].is_number_integer(), "bench", b.model, " has no single ", key);
+    check(model.contains(key) && model[key].is_number_integer(), "bench", b.model, " has no single ", key,
+          "; expected a model whose blocks are all alike");
     model[key] = value;
   };
   set("depth", b.depth);

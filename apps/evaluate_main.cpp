@@ -1,7 +1,6 @@
 // evaluate: how good a model is on a split of a data set.
 #include "apps/evaluate.h"
 #include "models/registry.h"
-#include "models/weights.h"
 
 using namespace accrete;
 namespace fs = std::filesystem;
@@ -14,13 +13,7 @@ void evaluate(EvaluateOptions o) {
   const Device device = parse_device(o.device);
   check(fs::exists(o.data), "evaluate", "--data ", o.data, " does not exist");
   const auto model = load_model(o.model, compute_type(o.precision), device);
-  if (o.ema) {
-    const ModelPlace place = find_model(o.model);
-    const fs::path averaged = place.weights / "ema.safetensors";
-    check(fs::exists(averaged), "evaluate", o.model,
-          " holds no averaged weights; expected a run or checkpoint of a training with optim.ema above 0");
-    load_own(model->params(), averaged);
-  }
+  if (o.ema) load_averaged(*model, o.model);
   const bool pictures = model->task() == Task::classes;
   if (o.task.empty()) o.task = pictures ? "top1" : "perplexity";
   check(o.task == "loss" || (o.task == "top1") == pictures, "evaluate", "a model of family \"", model->family(),

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <cstdio>
 #include <iostream>
+#include <map>
 #include <numeric>
+#include <set>
 
 #include "apps/ceilings.h"
 #include "apps/evaluate.h"
@@ -23,23 +25,23 @@ namespace {
 struct Counts {
   EvalSums sums;
   int64_t unreadable = 0;
-  std::vector<int64_t> confusion;  // (classes, classes): true class, predicted class
+  std::map<std::pair<int64_t, int64_t>, int64_t> confusion;  // true class, predicted class -> pictures
   double seconds = 0, flops = 0;
 };
 
 // How pictures were prepared for this model: a run says it in its recipe, a folder of another library in its config.
 ImageConfig image_config(const EvaluateOptions& o) {
   ImageConfig config;
-  const fs::path path = o.model;
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
-  for (const fs::path& run : {folder, folder.parent_path().parent_path()}) {  // a run, or a checkpoint in its ckpt/
-    if (!fs::exists(run / "config.json")) continue;
-    const Json json = read_json(run / "config.json");
-    if (json.contains("recipe") && json["recipe"].contains("data") && json["recipe"]["data"].contains("images")) {
-      from_json(config, json["recipe"]["data"]["images"], "data.images", (run / "config.json").string());
-      break;
-    }
-    if (run != folder) continue;
+  const ModelPlace place = find_model(o.model);
+  const fs::path run = run_of(place);
+  if (!run.empty()) {
+    const fs::path file = run / "config.json";
+    check(fs::exists(file) || o.crop_pct > 0, "evaluate", file.string(), " is missing, which tells how ", o.model,
+          " saw its pictures; hint: keep the checkpoint in its run, or say --crop-pct");
+    const Json json = fs::exists(file) ? read_json(file) : Json::object();
+    if (json.contains("recipe") && json["recipe"].contains("data") && json["recipe"]["data"].contains("images"))
+      from_json(config, json["recipe"]["data"]["images"], "data.images", file.string());
+  } else if (const fs::path folder = find_picture_info(o.model); !folder.empty()) {
     const PictureInfo info = read_picture_info(folder);
     config.mean = info.mean;
     config.stddev = info.stddev;
@@ -51,11 +53,25 @@ ImageConfig image_config(const EvaluateOptions& o) {
   return config;
 }
 
+// The same names in another order mean other numbers: nothing that is counted would be true. Other names altogether
+// may be another library's for the same classes.
+void check_classes(const EvaluateOptions& o, const std::vector<std::string>& ours) {
+  const fs::path folder = find_picture_info(o.model);
+  if (folder.empty()) return;
+  const std::vector<std::string> theirs = read_picture_info(folder).class_names;
+  if (theirs.size() != ours.size() || theirs == ours) return;
+  const std::set<std::string> a(theirs.begin(), theirs.end()), b(ours.begin(), ours.end());
+  const auto differs = std::mismatch(theirs.begin(), theirs.end(), ours.begin());
+  check(a != b, "evaluate", "class ", differs.first - theirs.begin(), " of the model is \"", printable(*differs.first),
+        "\"; that of ", o.data, " is \"", printable(*differs.second), "\"; expected the same order of classes");
+  if (std::any_of(b.begin(), b.end(), [&](const std::string& name) { return a.contains(name); }))
+    o.report.log("some classes of " + o.data + " have other names than those of the model");
+}
+
 Counts run_model(const EvaluateOptions& o, const ImageModel& model, const std::shared_ptr<const ImageSource>& source,
                  int64_t size) {
   Counts c;
   const int64_t classes = model.classes(), pictures = source->epoch_samples();
-  c.confusion.assign(static_cast<size_t>(classes * classes), 0);
   Progress::Options screen = terminal_options();
   screen.quiet = o.report.quiet;
   Progress progress(std::cerr, screen);
@@ -86,7 +102,7 @@ Counts run_model(const EvaluateOptions& o, const ImageModel& model, const std::s
       }
       ++c.sums.count;
       const auto row = values.begin() + b * classes;
-      ++c.confusion[static_cast<size_t>(t * classes + (std::max_element(row, row + classes) - row))];
+      ++c.confusion[{t, std::max_element(row, row + classes) - row}];
     }
     c.seconds = now_seconds() - begin;
     state.step = i + 1;
@@ -103,34 +119,37 @@ Counts run_model(const EvaluateOptions& o, const ImageModel& model, const std::s
 
 // Recall and precision of each class.
 Json by_class(const Counts& c, const std::vector<std::string>& names) {
-  const auto n = names.size();
+  std::vector<int64_t> pictures(names.size(), 0), predicted = pictures, right = pictures;
+  for (const auto& [cell, count] : c.confusion) {
+    const auto t = static_cast<size_t>(cell.first), p = static_cast<size_t>(cell.second);
+    pictures[t] += count, predicted[p] += count;
+    if (t == p) right[t] = count;
+  }
+  const auto share = [](int64_t part, int64_t all) {
+    return all > 0 ? Json(static_cast<double>(part) / static_cast<double>(all)) : Json();
+  };
   Json list = Json::array();
-  for (size_t k = 0; k < n; ++k) {
-    int64_t pictures = 0, predicted = 0;
-    for (size_t j = 0; j < n; ++j) pictures += c.confusion[k * n + j], predicted += c.confusion[j * n + k];
-    const auto right = static_cast<double>(c.confusion[k * n + k]);
+  for (size_t k = 0; k < names.size(); ++k)
     list.push_back(Json{{"class", k},
                         {"name", names[k]},
-                        {"pictures", pictures},
-                        {"top1", pictures > 0 ? Json(right / static_cast<double>(pictures)) : Json()},
-                        {"precision", predicted > 0 ? Json(right / static_cast<double>(predicted)) : Json()}});
-  }
+                        {"pictures", pictures[k]},
+                        {"top1", share(right[k], pictures[k])},
+                        {"precision", share(right[k], predicted[k])}});
   return list;
 }
 
 // The most frequent mistakes.
 Json mistakes(const Counts& c, const std::vector<std::string>& names, size_t count) {
-  const auto n = names.size();
-  std::vector<size_t> cells;
-  for (size_t i = 0; i < c.confusion.size(); ++i)
-    if (c.confusion[i] > 0 && i / n != i % n) cells.push_back(i);
-  count = std::min(count, cells.size());
-  std::partial_sort(cells.begin(), cells.begin() + static_cast<std::ptrdiff_t>(count), cells.end(),
-                    [&](size_t a, size_t b) { return std::pair(-c.confusion[a], a) < std::pair(-c.confusion[b], b); });
+  std::vector<std::pair<std::pair<int64_t, int64_t>, int64_t>> cells;
+  for (const auto& cell : c.confusion)
+    if (cell.first.first != cell.first.second) cells.push_back(cell);
+  std::stable_sort(cells.begin(), cells.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  cells.resize(std::min(count, cells.size()));
   Json list = Json::array();
-  for (size_t i = 0; i < count; ++i)
-    list.push_back(
-        Json{{"true", names[cells[i] / n]}, {"predicted", names[cells[i] % n]}, {"pictures", c.confusion[cells[i]]}});
+  for (const auto& [cell, pictures] : cells)
+    list.push_back(Json{{"true", names[static_cast<size_t>(cell.first)]},
+                        {"predicted", names[static_cast<size_t>(cell.second)]},
+                        {"pictures", pictures}});
   return list;
 }
 
@@ -148,7 +167,10 @@ void write_confusion(const fs::path& path, const Counts& c, const std::vector<st
   text += "\n";
   for (size_t i = 0; i < names.size(); ++i) {
     text += csv(names[i]);
-    for (size_t j = 0; j < names.size(); ++j) text += "," + std::to_string(c.confusion[i * names.size() + j]);
+    for (size_t j = 0; j < names.size(); ++j) {
+      const auto cell = c.confusion.find({static_cast<int64_t>(i), static_cast<int64_t>(j)});
+      text += "," + std::to_string(cell == c.confusion.end() ? 0 : cell->second);
+    }
     text += "\n";
   }
   write_text(path, text);
@@ -190,16 +212,14 @@ void evaluate_pictures(const EvaluateOptions& o, Model& any) {
   check(o.length == 0 && o.stride == 0, "evaluate", "--length and --stride are for texts; expected --resolution");
   const auto set = open_images(o.data, o.split);
   check(static_cast<int64_t>(set->classes().size()) == model.classes(), "evaluate", "the model tells ", model.classes(),
-        " classes apart; ", o.data, " has ", set->classes().size());
+        " classes apart; ", o.data, " has ", set->classes().size(), "; expected the data it was trained for");
   check(set->channels() == model.channels(), "evaluate", "the model takes pictures with ", model.channels(),
         " channels; those in ", o.data, " have ", set->channels());
   DataConfig data;
+  check_classes(o, set->classes());
   data.resolution = o.resolution > 0 ? o.resolution : model.image_size();
   data.images = image_config(o);
-  ImageOptions options = image_options(model.family(), model.config(), data, o.split, 0);
-  options.train = false;
-  options.sampling = Sampling::sequential;
-  options.held_out = false;
+  ImageOptions options = image_options(model.family(), model.config(), data, o.split, 0, Purpose::judge);
   options.log = [&](const std::string& line) { o.report.log(line); };
   const auto source = std::make_shared<ImageSource>(set, options);
   const Counts c = run_model(o, model, source, o.batch > 0 ? o.batch : 64);
@@ -220,8 +240,8 @@ void evaluate_pictures(const EvaluateOptions& o, Model& any) {
     j["top1"] = c.sums.top1 / count;
     j["top5"] = c.sums.top5 / count;
     j["mistakes"] = mistakes(c, set->classes(), 5);
-    j["classes"] = by_class(c, set->classes());
   }
+  if (o.task == "top1" || o.per_class) j["classes"] = by_class(c, set->classes());
   j["seconds"] = c.seconds;
   j["flops"] = c.flops;
   j["pictures_per_second"] = count / c.seconds;

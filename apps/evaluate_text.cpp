@@ -141,6 +141,9 @@ void print_text(const Json& j, bool partial) {
 }  // namespace
 
 void evaluate_text(const EvaluateOptions& o, Model& model) {
+  check(o.resolution == 0 && o.crop_pct == 0 && !o.per_class && o.confusion.empty(), "evaluate",
+        "--resolution, --crop-pct, --per-class and --confusion are for pictures; got a model of texts, family \"",
+        model.family(), "\"");
   const fs::path data = o.data;
   const Json config = model.config();
   const auto vocab = config.at("vocab_size").get<int64_t>(), context = config.at("context").get<int64_t>();

@@ -62,11 +62,10 @@ TokenStream open_split(const DataConfig& data, const std::string& split, int64_t
 
 // Opens a split; ids that the model has no embedding for are refused here, before anything runs.
 std::shared_ptr<const Source> make_source(const DataConfig& data, const std::string& split, uint64_t seed,
-                                          int64_t vocab_size) {
+                                          Purpose purpose, int64_t vocab_size) {
   WindowOptions options;
   options.length = data.length;
-  const bool trained = split == "train" || split == "held_out";
-  options.sampling = trained ? sampling_of(data.sampling) : Sampling::sequential;
+  options.sampling = purpose == Purpose::judge ? Sampling::sequential : sampling_of(data.sampling);
   options.seed = seed;
   return std::make_shared<TokenSource>(open_split(data, split, vocab_size), options);
 }
@@ -112,8 +111,8 @@ Family gpt_family() {
   family.families = {"gpt"};
   family.make_model = make_gpt;
   const auto vocab_size = std::make_shared<int64_t>(0);  // of the model, known once the recipe is resolved
-  family.make_source = [vocab_size](const DataConfig& data, const std::string& split, uint64_t seed) {
-    return make_source(data, split, seed, *vocab_size);
+  family.make_source = [vocab_size](const DataConfig& data, const std::string& split, uint64_t seed, Purpose purpose) {
+    return make_source(data, split, seed, purpose, *vocab_size);
   };
   family.resolve_model = [vocab_size](Recipe& recipe) {
     resolve_model(recipe);

@@ -19,10 +19,7 @@ std::optional<Grid> grid_of(const Model& model) {
   return std::nullopt;
 }
 
-// Rows are classes or tokens, and nothing comes behind: the output layer.
-bool is_head(const ParamEntry& e) {
-  return e.last && !e.axes.empty() && (e.axes[0].role == Role::none || e.axes[0].role == Role::vocab);
-}
+bool is_head(const ParamEntry& e) { return e.marks.head; }
 
 }  // namespace
 
@@ -32,11 +29,18 @@ std::function<Snapshot(const Json& model)> initial_weights(const Recipe& recipe)
           "\"init.reset_head\" and \"init.trains\" need weights to begin with; expected init.from=MODEL");
     return nullptr;
   }
+  if (recipe.init.reset_head || recipe.init.trains == "head") {
+    const auto model = make_model(recipe.family, recipe.model, DType::f32, kDry);
+    const std::vector<ParamEntry>& entries = model->params().entries();
+    check(std::any_of(entries.begin(), entries.end(), is_head), "recipe",
+          "\"init.reset_head\" and \"init.trains=head\" are for models with an output layer of their own; this ",
+          recipe.family, " reads its token table out; expected another model, or neither");
+  }
   return [init = recipe.init, family = recipe.family,
           seed = static_cast<uint64_t>(recipe.seed)](const Json& config) -> Snapshot {
     const auto source = load_model(init.from, DType::f32, kCpu);
-    check(source->family() == family, "init", init.from, " is of family \"", source->family(),
-          "\"; the recipe trains \"", family, "\"");
+    check(source->family() == family, "init", init.from, " is of family \"", source->family(), "\"; expected \"",
+          family, "\", which the recipe trains");
     const auto target = make_model(family, config, DType::f32, init.reset_head ? kCpu : kDry);
     Snapshot weights = snapshot(source->params());
     const auto before = grid_of(*source), after = grid_of(*target);

@@ -58,7 +58,7 @@ Stage first_stage(const Recipe& recipe) {
 
 Batch step_batch(const Recipe& recipe, const Stage& stage, const Family& family, int64_t rows) {
   if (!stage.data.path.empty())
-    return family.make_source(stage.data, "train", static_cast<uint64_t>(recipe.seed))->get(0, rows);
+    return family.make_source(stage.data, "train", static_cast<uint64_t>(recipe.seed), Purpose::train)->get(0, rows);
   return family.random_batch(recipe, stage, rows);
 }
 

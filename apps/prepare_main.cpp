@@ -100,6 +100,9 @@ int main(int argc, char** argv) {
          "--max-side", pictures.max_side,
          "Pictures whose shorter side has more pixels are shrunk to it and encoded anew; 0: all stay as they are")
       ->capture_default_str();
+  img->add_flag("--pixels", pictures.pixels,
+                "Store every picture decoded: about eight times the space, and nothing to decode in training "
+                "(default: off)");
   img->add_option("--quality", pictures.quality, "Quality of the JPEG that a shrunk picture becomes, 1..100")
       ->capture_default_str();
   add_threads_option(*img, pictures.threads);

@@ -54,13 +54,15 @@ Recipe read_recipe(const Options& o, const Family& family) {
   check(!o.recipe.empty() || (o.resume && fs::exists(earlier)), "options",
         "--recipe is missing; expected --recipe FILE, or --resume with a run folder in --out");
   Recipe recipe = load_recipe(o.recipe.empty() ? earlier : fs::path(o.recipe), o.overrides, o.seed, family);
-  check(!recipe.data.path.empty(), "recipe",
-        "\"data.path\" is missing; expected a folder made by `prepare`, e.g. data.path=wikitext");
+  check(!recipe.data.path.empty(), "recipe", "\"data.path\" is missing; expected ",
+        family.task == Task::classes ? "a folder of pictures or shards, e.g. data.path=imagenette"
+                                     : "a folder made by `prepare text`, e.g. data.path=wikitext");
   if (!o.only.empty()) recipe.plan["only"] = o.only;
   return recipe;
 }
 
-void print_prediction(const LoopSettings& settings, const Plan& plan, const Options& o) {
+void print_prediction(const LoopSettings& settings, const Plan& plan, const Options& o, Task task) {
+  const char* unit = task == Task::classes ? " pictures" : " tokens";
   const auto stages = predict(settings, plan);
   double flops = 0, tokens = 0;
   Json list = Json::array();
@@ -84,7 +86,7 @@ void print_prediction(const LoopSettings& settings, const Plan& plan, const Opti
     const StagePrediction& p = stages[i];
     std::cout << "stage " << i + 1 << "/" << stages.size() << " \"" << p.name << "\": " << p.note << "\n  parameters "
               << p.params << " (trained " << p.trainable << "), " << p.steps << " steps, " << format_count(p.tokens)
-              << " tokens\n  " << format_flops(p.flops) << " ("
+              << unit << "\n  " << format_flops(p.flops) << " ("
               << format_flops(p.flops / static_cast<double>(std::max<int64_t>(1, p.steps))) << " a step), peak memory "
               << human_bytes(p.peak_memory) << "\n"
               << p.memory_table << "\n";
@@ -92,8 +94,8 @@ void print_prediction(const LoopSettings& settings, const Plan& plan, const Opti
   if (!settings.recipe.target.empty())
     std::cout << "target: " << settings.recipe.target
               << (settings.recipe.status.empty() ? "" : " (" + settings.recipe.status + ")") << "\n";
-  std::cout << "total: " << format_flops(flops) << ", " << format_count(tokens)
-            << " tokens; at half of this machine's measured " << format_flops(ceiling)
+  std::cout << "total: " << format_flops(flops) << ", " << format_count(tokens) << unit
+            << "; at half of this machine's measured " << format_flops(ceiling)
             << "/s: " << format_duration(2 * flops / ceiling) << ", without evaluation\n";
 }
 
@@ -170,7 +172,7 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   }
   const auto plan = make_plan(settings.recipe);
   if (o.dry_run) {
-    print_prediction(settings, *plan, o);
+    print_prediction(settings, *plan, o, family.task);
     return;
   }
 
@@ -188,7 +190,7 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
   }
   // Impossible stages are refused here, before anything is written.
   predict(settings, *make_plan(settings.recipe));
-  settings.make_source(settings.recipe.data, settings.recipe.eval.split, 0);
+  settings.make_source(settings.recipe.data, settings.recipe.eval.split, 0, Purpose::judge);
   if (settings.initial_weights && !started) {
     const auto model = settings.make_model(settings.recipe.model, DType::f32, kDry);
     restore(model->params(), settings.initial_weights(settings.recipe.model));

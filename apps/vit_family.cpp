@@ -48,6 +48,11 @@ void check_settings(const Recipe& recipe) {
   const int64_t unit = side_unit(recipe.family, recipe.model), side = recipe.data.resolution;
   check(side % unit == 0, "recipe", "data.resolution (", side, ") is no multiple of ", unit, ", which ", recipe.family,
         recipe.family == "volo" ? " needs (twice the patch)" : " needs (the patch)");
+  check(recipe.data.crop_resolution == 0 ||
+            (recipe.data.images.resize == "batch_bilinear" && recipe.data.crop_resolution >= recipe.data.resolution),
+        "recipe", "data.crop_resolution (", recipe.data.crop_resolution, ") is the side of pictures that the model ",
+        "resizes; expected data.images.resize=batch_bilinear and at least data.resolution (", recipe.data.resolution,
+        ")");
   check(recipe.family == "volo" || !a.mix_token, "recipe",
         "data.augment.mix_token is for volo; expected mixup or cutmix");
   check(recipe.family == "volo" || recipe.data.images.token_labels.empty(), "recipe",
@@ -86,6 +91,10 @@ void resolve_model(Recipe& recipe, ImageSets& sets) {
       start[key] = wanted == 0 ? found : wanted;
       given.erase(key);
     }
+    // As resolved: what is measured later on other pictures is normalised as in training.
+    const Normalisation n = normalisation_of(recipe.data.images, set->channels(), set->mean(), set->stddev());
+    recipe.data.images.mean = n.mean;
+    recipe.data.images.stddev = n.stddev;
   }
   check(start["classes"] != 0, "recipe",
         "\"data.path\" is missing; expected a folder of pictures, e.g. data.path=imagenette (or model.classes and "
@@ -106,7 +115,8 @@ ModelFactory factory(std::shared_ptr<const Recipe> recipe) {
       auto loaded = load_model(recipe->distill.teacher, compute, device == kDry ? kCpu : device);
       if (device == kDry) loaded = make_model(loaded->family(), loaded->config(), compute, kDry);  // shapes are enough
       teacher = std::shared_ptr<ImageModel>(dynamic_cast<ImageModel*>(loaded.get()));
-      check(teacher != nullptr, "distill", recipe->distill.teacher, " is no model of pictures");
+      check(teacher != nullptr, "distill", recipe->distill.teacher, " is a model of ", loaded->family(),
+            "; expected one of pictures");
       loaded.release();
       for (size_t i = 0; i < teacher->params().entries().size(); ++i)
         teacher->params().set_trainable(static_cast<int>(i), false);
@@ -160,7 +170,8 @@ Batch random_batch(const Recipe& recipe, const Stage& stage, int64_t rows) {
     const Philox4 w = random_words(key, static_cast<uint64_t>(i));
     for (int64_t k = i; k < std::min(i + 4, batch.inputs.count()); ++k) x[k] = 4 * to_uniform(w.v[k - i]) - 2;
   }
-  const bool soft = a.smoothing > 0 || a.mixup > 0 || a.cutmix > 0 || stage.model.value("loss", "") == "bce";
+  const bool soft =
+      a.smoothing > 0 || a.mixup > 0 || a.cutmix > 0 || a.mix_token || stage.model.value("loss", "") == "bce";
   Tensor targets;
   if (soft) targets = Tensor::zeros(Shape{rows, classes});
   for (int64_t b = 0; b < rows; ++b) {
@@ -170,19 +181,28 @@ Batch random_batch(const Recipe& recipe, const Stage& stage, int64_t rows) {
     if (soft) targets.ptr<float>()[b * classes + c] = 1;
   }
   if (soft) batch.extra["soft_targets"] = targets;
+  if (a.mix_token) {  // a quarter of the grid
+    const auto g = static_cast<int32_t>(stage.data.resolution / side_unit(recipe.family, stage.model));
+    batch.extra["mix_box"] = Tensor::from<int32_t>({0, (g + 1) / 2, 0, (g + 1) / 2}, Shape{4});
+    batch.extra["token_targets"] = targets.clone();
+  }
   return batch;
 }
 
 }  // namespace
 
 ImageOptions image_options(const std::string& family, const Json& model, const DataConfig& data,
-                           const std::string& split, uint64_t seed) {
+                           const std::string& split, uint64_t seed, Purpose purpose) {
   ImageOptions o;
   o.resolution = data.resolution;
   o.crop_resolution = data.crop_resolution;
   o.augment = data.augment;
   o.image = data.images;
-  o.train = split == "train" || split == "held_out";
+  o.train = purpose != Purpose::judge;
+  if (purpose == Purpose::score) {
+    o.augment.mixup = o.augment.cutmix = o.augment.erase = 0;
+    o.augment.mix_token = false;
+  }
   o.sampling = o.train ? sampling_of(data.sampling) : Sampling::sequential;
   o.seed = seed;
   o.holdout = data.holdout;
@@ -204,11 +224,12 @@ Family vit_family() {
     *recipe = r;
   };
   family.make_model = factory(recipe);
-  family.make_source = [recipe, sets](const DataConfig& data, const std::string& split, uint64_t seed) {
+  family.make_source = [recipe, sets](const DataConfig& data, const std::string& split, uint64_t seed,
+                                      Purpose purpose) {
     check(split != "held_out" || data.holdout > 0, "config",
           "the split \"held_out\" is empty: data.holdout is 0; expected the share of the training pictures to keep out "
           "of training, e.g. data.holdout=0.02");
-    ImageOptions options = image_options(recipe->family, recipe->model, data, split, seed);
+    ImageOptions options = image_options(recipe->family, recipe->model, data, split, seed, purpose);
     options.log = [](const std::string& line) { std::cerr << "\ntrain_vit: " << line << "\n"; };
     return std::make_shared<ImageSource>(opened(*sets, data.path, split == "held_out" ? "train" : split), options);
   };

@@ -11,6 +11,6 @@ Family vit_family();
 // What the settings of a recipe mean for the pictures of a split: "train" and "held_out" are augmented, others
 // evaluated. `model`: the whole configuration of the recipe's model.
 ImageOptions image_options(const std::string& family, const Json& model, const DataConfig& data,
-                           const std::string& split, uint64_t seed);
+                           const std::string& split, uint64_t seed, Purpose purpose);
 
 }  // namespace accrete

@@ -87,8 +87,8 @@ Augmenter::Augmenter(const AugmentConfig& augment, const ImageConfig& image, con
     for (size_t v = 0; v < 256; ++v) table_[c][v] = (static_cast<float>(v) / 255.0f - mean) / stddev;
     surroundings_.fill[c] = static_cast<uint8_t>(std::clamp<int64_t>(rounded(255.0 * normalisation.mean[c]), 0, 255));
   }
-  surroundings_.random_filter = augment.interpolation == "random";
-  surroundings_.filter = surroundings_.random_filter ? Filter::bicubic : filter_of(augment.interpolation);
+  random_filter_ = augment.interpolation == "random";
+  if (!random_filter_) surroundings_.filter = filter_of(augment.interpolation);
   three_ = augment.auto_augment == "three";
   const bool random_policy = !augment.auto_augment.empty() && !three_;
   if (random_policy) {
@@ -104,7 +104,7 @@ Augmenter::Augmenter(const AugmentConfig& augment, const ImageConfig& image, con
 
 void Augmenter::check_stored(const StoredImage& image, const std::string& name) const {
   if (!image.encoded.empty()) return;  // the decoders check
-  check(!image.pixels.pixels.empty(), name, "is empty");
+  check(!image.pixels.pixels.empty(), name, "is empty; expected at least one pixel");
   check(image.pixels.channels == channels_, name, "has ", image.pixels.channels, " channels; expected ", channels_);
 }
 
@@ -116,7 +116,7 @@ Image Augmenter::shorter_side(const Image& image, int64_t side, Filter filter, c
   const int64_t w = image.width, h = image.height, small = std::min(w, h), large = std::max(w, h);
   const int64_t other = side * large / small;
   check(other <= kMaxImagePixels / side, name, "is too long and thin to be resized: ", w, " x ", h,
-        " pixels with the shorter side to ", side);
+        " pixels with the shorter side to ", side, " make ", side * other, "; expected at most ", kMaxImagePixels);
   return w <= h ? resize_image(image, side, other, filter) : resize_image(image, other, side, filter);
 }
 
@@ -137,11 +137,11 @@ Image Augmenter::center_crop(const StoredImage& stored, const std::string& name,
 }
 
 Image Augmenter::training_crop(const StoredImage& stored, const std::string& name, uint64_t sample, View& view) const {
-  Draws draws(random_key(seed_, "image.crop", sample));
   if (config_.crop == "center") return center_crop(stored, name, view);
-  const Filter filter = !surroundings_.random_filter ? surroundings_.filter
-                        : draws.chance(0.5)          ? Filter::bilinear
-                                                     : Filter::bicubic;
+  Draws draws(random_key(seed_, "image.crop", sample));
+  Filter filter = surroundings_.filter;
+  if (random_filter_)
+    filter = Draws(random_key(seed_, "image.filter", sample)).chance(0.5) ? Filter::bilinear : Filter::bicubic;
   if (config_.crop == "random_resized") {
     const bool encoded = !stored.encoded.empty();
     ImageHeader header{"", stored.pixels.width, stored.pixels.height};
@@ -170,7 +170,10 @@ Image Augmenter::training_crop(const StoredImage& stored, const std::string& nam
 void Augmenter::recolour(Image& image, uint64_t sample) const {
   if (policy_) {
     Draws draws(random_key(seed_, "image.policy", sample));
-    (*policy_)(image, draws, surroundings_);
+    Draws filters(random_key(seed_, "image.policy.filter", sample));
+    Surroundings surroundings = surroundings_;
+    if (random_filter_) surroundings.filters = &filters;
+    (*policy_)(image, draws, surroundings);
   }
   if (three_) {
     Draws draws(random_key(seed_, "image.policy", sample));

@@ -60,6 +60,7 @@ class Augmenter {
   int64_t size_, channels_;
   uint64_t seed_;
   Surroundings surroundings_;
+  bool random_filter_ = false;                 // bilinear or bicubic, drawn for each resize and each operation
   std::shared_ptr<const RandAugment> policy_;  // null: none
   bool three_ = false, jitter_ = false;
   std::array<std::array<float, 256>, 3> table_;  // normalised value of each byte

@@ -48,14 +48,19 @@ std::vector<std::string> numbers(int64_t count) {
 
 // ---- CIFAR ---------------------------------------------------------------------------------------------------------
 
-// data_batch_1.bin, data_batch_2.bin, ... in the order of their numbers.
+// data_batch_1.bin, data_batch_2.bin, ... in the order of their numbers. A gap is a lost file, not a smaller data set.
 std::vector<fs::path> numbered_batches(const fs::path& folder) {
+  const auto name = [](int i) { return "data_batch_" + std::to_string(i) + ".bin"; };
   std::map<int, fs::path> found;
   for (int i = 1; i <= 99; ++i)
-    if (fs::path path = plain_or_packed(folder / ("data_batch_" + std::to_string(i) + ".bin")); !path.empty())
-      found[i] = path;
+    if (fs::path path = plain_or_packed(folder / name(i)); !path.empty()) found[i] = path;
   std::vector<fs::path> files;
-  for (const auto& [number, path] : found) files.push_back(path);
+  for (const auto& [number, path] : found) {
+    const int expected = found.begin()->first + static_cast<int>(files.size());
+    check(number == expected, "images", (folder / name(expected)).string(), " is missing; expected all files from ",
+          name(found.begin()->first), " to ", name(found.rbegin()->first));
+    files.push_back(path);
+  }
   return files;
 }
 

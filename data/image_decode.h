@@ -7,8 +7,15 @@
 #include <string>
 
 #include "data/image.h"
+#include "engine/core/error.h"
 
 namespace accrete {
+
+// The Error for a format whose library this build lacks: no fault of the picture, so nobody may leave it out for that.
+class MissingLibrary : public Error {
+ public:
+  using Error::Error;
+};
 
 inline constexpr int64_t kMaxImagePixels = int64_t{1} << 28;  // larger pictures are refused
 

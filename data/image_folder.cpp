@@ -14,14 +14,15 @@ namespace {
 constexpr int kDeepest = 8;  // folders below a class: links may run in circles
 constexpr size_t kLargestFile = size_t{1} << 31;
 
-// WebP and TIFF are taken too, so that they are refused by name and not silently left out.
-constexpr std::array kEndings = {".jpg", ".jpeg", ".png",  ".ppm", ".pgm", ".pnm",
-                                 ".bmp", ".gif",  ".webp", ".tif", ".tiff"};
+constexpr std::array kReadEndings = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pnm", ".bmp", ".gif"};
+// Taken too, so that these are refused by name when they are read, and not silently left out.
+constexpr std::array kForeignEndings = {".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".jxl"};
 
 bool is_picture(const fs::path& path) {
   std::string ending = path.extension().string();
   std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
-  return std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end();
+  const auto in = [&](const auto& list) { return std::find(list.begin(), list.end(), ending) != list.end(); };
+  return in(kReadEndings) || in(kForeignEndings);
 }
 
 std::vector<std::string> class_names(const fs::path& folder) {
@@ -75,8 +76,11 @@ class ClassFolders : public ImageSet {
       for (; !error && at != end; at.increment(error)) {
         check(at.depth() <= kDeepest, "images", root.string(), " is nested more than ", kDeepest, " folders deep");
         std::error_code ignored;
-        if (is_picture(at->path()) && at->is_regular_file(ignored))
-          names.push_back(at->path().lexically_relative(root).generic_string());
+        // Whatever is no folder counts, also a link to nothing: it is refused by name when it is read. Only a pipe must
+        // not be opened, because that waits for a writer.
+        if (!is_picture(at->path()) || at->is_directory(ignored)) continue;
+        check(!at->is_fifo(ignored), "images", at->path().string(), " is a pipe; expected a file");
+        names.push_back(at->path().lexically_relative(root).generic_string());
       }
       if (error) fail("images", "cannot list ", root.string(), ": ", error.message());
       check(!names.empty(), "images", "the class folder ", root.string(), " has no picture");

@@ -38,7 +38,7 @@ struct SkippedImage {
 
 struct ImageSplitMeta {
   int64_t images = 0, shards = 0, bytes = 0;
-  int64_t shrunk = 0;  // decoded, made smaller and encoded again; the others are kept byte for byte
+  int64_t shrunk = 0;  // made smaller
   std::vector<SkippedImage> skipped;
 };
 

@@ -4,11 +4,19 @@
 #include <cmath>
 #include <utility>
 
+#include "data/image_decode.h"
 #include "data/mix.h"
 #include "data/permutation.h"
 #include "engine/core/error.h"
 
 namespace accrete {
+
+namespace {
+
+constexpr size_t kMostLogged = 20;      // broken pictures
+constexpr int64_t kMostInARow = 1'000;  // so many broken ones in a row are no accident: a wrong folder, a lost disk
+
+}  // namespace
 
 std::vector<int64_t> held_out_pictures(int64_t n, double holdout) {
   const auto count = static_cast<int64_t>(std::llround(holdout * static_cast<double>(n)));
@@ -80,35 +88,43 @@ int64_t ImageSource::place(int64_t sample) const {
 
 int64_t ImageSource::picture(int64_t sample) const { return chosen_[static_cast<size_t>(place(sample))]; }
 
-int64_t ImageSource::broken() const {
+int64_t ImageSource::unreadable() const {
   const std::lock_guard lock(mutex_);
   return static_cast<int64_t>(broken_.size());
 }
 
 void ImageSource::note_broken(int64_t picture, const std::string& why) const {
   const std::lock_guard lock(mutex_);
-  if (broken_.insert(picture).second && options_.log) options_.log(why);
+  if (!broken_.insert(picture).second || !options_.log) return;
+  if (broken_.size() <= kMostLogged) options_.log(why);
+  if (broken_.size() == kMostLogged + 1) options_.log("further broken pictures are counted only");
 }
 
 int64_t ImageSource::fill(int64_t sample, float* out, View& view) const {
-  const int64_t begin = place(sample), n = epoch_samples();
-  for (int64_t tries = 0; tries < n; ++tries) {
+  const int64_t begin = place(sample), n = epoch_samples(), most = std::min(n, kMostInARow);
+  std::string last;
+  for (int64_t tries = 0; tries < most; ++tries) {
     const int64_t picture = chosen_[static_cast<size_t>((begin + tries) % n)];
     const std::string name = images_->name(picture);
     try {
       const StoredImage stored = images_->read(picture);
       view = options_.train ? augmenter_->train(stored, name, static_cast<uint64_t>(sample), out)
                             : augmenter_->evaluate(stored, name, out);
+      any_read_ = true;
       return picture;
+    } catch (const MissingLibrary&) {
+      throw;  // every other picture of the format would follow
     } catch (const Error& error) {
-      note_broken(picture, error.what());
+      last = error.what();
+      note_broken(picture, last);
     }
-    if (!options_.train) {
-      std::fill_n(out, augmenter_->channels() * augmenter_->size() * augmenter_->size(), 0.0f);
-      return -1;
-    }
+    if (options_.train) continue;
+    if (!any_read_ && unreadable() >= most) break;  // in a row, over many calls
+    std::fill_n(out, augmenter_->channels() * augmenter_->size() * augmenter_->size(), 0.0f);
+    return -1;
   }
-  fail("image", "none of the ", n, " pictures can be read");
+  if (n <= kMostInARow) fail("images", "none of the ", n, " pictures can be read; the last: ", last);
+  fail("images", kMostInARow, " pictures in a row cannot be read; the last: ", last);
 }
 
 Batch ImageSource::get(int64_t first, int64_t count) const {
@@ -152,15 +168,16 @@ void ImageSource::make_targets(Batch& batch, const std::vector<int64_t>& picture
       smooth_target(batch.targets.ptr<int32_t>()[b], a.smoothing, K, target);
   }
   std::vector<float> lambdas(static_cast<size_t>(B), 1.0f);
-  Draws draws(random_key(options_.seed, "image.mix", static_cast<uint64_t>(first)));
+  const RandomKey key = random_key(options_.seed, "image.mix", static_cast<uint64_t>(first));
   if (mixed) {
-    const std::vector<Mixing> mixing = draw_mixing(a, B, S, S, draws);
+    const std::vector<Mixing> mixing = draw_mixing(a, B, S, S, key);
     mix_images(mixing, batch.inputs.ptr<float>(), C, S, S);
     for (size_t b = 0; b < mixing.size(); ++b) lambdas[b] = mixing[b].lambda;
   }
   if (a.mix_token) {
     // The model exchanges the patches; here only the class target is mixed.
     if (!labels_) tokens = soft.clone();
+    Draws draws(key);
     MixBox box;
     if (draws.chance(a.mix_prob)) box = mix_box(g, g, draws.beta(1, 1), draws);
     batch.extra["mix_box"] = Tensor::from<int32_t>({static_cast<int32_t>(box.y0), static_cast<int32_t>(box.y1),

@@ -1,6 +1,7 @@
 // Pictures as a Source: an endless stream of augmented training samples, or one pass of evaluation.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -31,7 +32,8 @@ struct ImageOptions {
   bool held_out = false;
   bool soft_targets = false;  // hand them out even where neither smoothing nor mixing asks for them
   int64_t token_grid = 0;     // VOLO: cells a side of the coarser grid of patches, for mix_token and token labels
-  std::function<void(const std::string&)> log;  // called once for every picture that cannot be read
+  // Called once for each of the first 20 pictures that cannot be read, and once more when the others are only counted.
+  std::function<void(const std::string&)> log;
 };
 
 // A batch holds inputs (B, C, S, S) f32 and targets (B) i32, unmixed; what batch.h lists under `extra` as the settings
@@ -51,12 +53,13 @@ class ImageSource : public Source {
   int64_t epoch_samples() const override { return static_cast<int64_t>(chosen_.size()); }
   int64_t tokens_per_sample() const override { return 1; }
   // In training, a picture that cannot be read is replaced by the next one that can; in evaluation its target is -1 and
-  // it is black.
+  // it is black. Error with the last reason when 1,000 in a row, or all of them, cannot be read (in evaluation: the
+  // first 1,000), and that of the decoder, MissingLibrary, when this build lacks the library of a format.
   Batch get(int64_t first, int64_t count) const override;
 
   // Number of the picture (in the ImageSet) that sample n shows, as long as it can be read.
   int64_t picture(int64_t sample) const;
-  int64_t broken() const;  // pictures found unreadable so far
+  int64_t unreadable() const override;
   const ImageSet& images() const { return *images_; }
   int64_t classes() const { return static_cast<int64_t>(images_->classes().size()); }
 
@@ -76,6 +79,7 @@ class ImageSource : public Source {
   std::vector<int64_t> chosen_;  // pictures of this part of the data, in the order of the set
   mutable std::mutex mutex_;
   mutable std::set<int64_t> broken_;
+  mutable std::atomic<bool> any_read_ = false;
 };
 
 // The pictures of a set of n that a share `holdout` keeps out of training, in rising order: a function of n and the

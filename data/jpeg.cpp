@@ -25,6 +25,9 @@ namespace {
 constexpr int64_t kMostPixelsPerByte = 1024;
 // Progressive files have about ten scans. A hostile one has thousands of empty ones, each a pass over the picture.
 constexpr int kMostScans = 100;
+// Where a picture has several scans, libjpeg holds all coefficients at once: 6 bytes for a pixel of full chroma, 8 for
+// CMYK. A picture in one scan takes only rows beside its pixels.
+constexpr int64_t kMostPixelsOfScans = int64_t{1} << 26;
 constexpr int64_t kRowsAtOnce = 16;
 
 struct Failure {
@@ -109,14 +112,19 @@ class Decoder {
     source_.resync_to_restart = jpeg_resync_to_restart;
     source_.term_source = [](j_decompress_ptr) {};
     progress_.progress_monitor = on_progress;
+    bool scans = false;
     guard([&] {
       jpeg_create_decompress(&info_);
       info_.src = &source_;
       info_.progress = &progress_;
       jpeg_read_header(&info_, TRUE);
+      scans = jpeg_has_multiple_scans(&info_) != FALSE;
     });
     check_image_size(info_.image_width, info_.image_height, static_cast<int64_t>(bytes.size()), kMostPixelsPerByte,
                      where_);
+    check(!scans || width() * height() <= kMostPixelsOfScans, where_, "a progressive JPEG (in several scans) of ",
+          width(), "x", height(), " pixels takes too much memory; expected at most ", kMostPixelsOfScans,
+          " pixels; store it in one scan");
   }
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -293,18 +301,21 @@ std::vector<uint8_t> jpeg_encode(const Image& image, int quality) {
 #else
 
 namespace {
-constexpr const char* kMissing =
-    "this program was built without JPEG; install libjpeg-turbo (Debian, Ubuntu: libjpeg-dev) and build again";
+[[noreturn]] void missing(const std::string& where) {
+  throw MissingLibrary(
+      "[" + where +
+      "] this program was built without JPEG; install libjpeg-turbo (Debian, Ubuntu: libjpeg-dev) and build again");
+}
 }  // namespace
 
 bool jpeg_supported() { return false; }
-ImageHeader jpeg_header(std::span<const uint8_t>, const std::string& where) { fail(where, kMissing); }
-Image jpeg_decode(std::span<const uint8_t>, int64_t, const std::string& where) { fail(where, kMissing); }
+ImageHeader jpeg_header(std::span<const uint8_t>, const std::string& where) { missing(where); }
+Image jpeg_decode(std::span<const uint8_t>, int64_t, const std::string& where) { missing(where); }
 DecodedRegion jpeg_decode_region(std::span<const uint8_t>, int64_t, const Region&, int64_t, int64_t,
                                  const std::string& where) {
-  fail(where, kMissing);
+  missing(where);
 }
-std::vector<uint8_t> jpeg_encode(const Image&, int) { fail("image", kMissing); }
+std::vector<uint8_t> jpeg_encode(const Image&, int) { missing("image"); }
 
 #endif
 

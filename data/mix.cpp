@@ -10,8 +10,10 @@ namespace accrete {
 
 namespace {
 
-Mixing draw_one(const AugmentConfig& config, int64_t h, int64_t w, Draws& draws) {
-  // Every draw is made, used or not, so that one setting does not move the numbers of another.
+// The draw at `key`, with numbers of its own.
+Mixing draw_one(const AugmentConfig& config, int64_t h, int64_t w, const RandomKey& key) {
+  Draws draws(key);
+  // Both are drawn, used or not: lambda is the same with one of the two mixings as with both.
   const bool mixed = draws.chance(config.mix_prob), switched = draws.chance(config.mix_switch);
   Mixing m;
   if (!mixed) return m;
@@ -62,18 +64,21 @@ MixBox mix_box(int64_t h, int64_t w, double lambda, Draws& draws) {
           std::clamp<int64_t>(cx - cw / 2, 0, w), std::clamp<int64_t>(cx + cw / 2, 0, w)};
 }
 
-std::vector<Mixing> draw_mixing(const AugmentConfig& config, int64_t batch, int64_t h, int64_t w, Draws& draws) {
+std::vector<Mixing> draw_mixing(const AugmentConfig& config, int64_t batch, int64_t h, int64_t w,
+                                const RandomKey& key) {
   std::vector<Mixing> all(static_cast<size_t>(batch));
   if (config.mixup <= 0 && config.cutmix <= 0) return all;
   check(batch % 2 == 0, "augment",
         "mixup and cutmix mix pairs of pictures; expected an even number in a micro-batch; got ", batch);
   if (config.mix_mode == "batch") {
-    if (batch > 0) std::fill(all.begin(), all.end(), draw_one(config, h, w, draws));
+    if (batch > 0) std::fill(all.begin(), all.end(), draw_one(config, h, w, key));
     return all;
   }
   const bool pair = config.mix_mode == "pair";
   for (int64_t b = 0; b < (pair ? batch / 2 : batch); ++b) {
-    all[static_cast<size_t>(b)] = draw_one(config, h, w, draws);
+    RandomKey own = key;
+    own.step += static_cast<uint64_t>(b);
+    all[static_cast<size_t>(b)] = draw_one(config, h, w, own);
     if (pair) all[static_cast<size_t>(batch - 1 - b)] = all[static_cast<size_t>(b)];
   }
   return all;

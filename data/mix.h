@@ -30,9 +30,10 @@ struct Mixing {
 };
 
 // Draws how the pictures of a batch are mixed; h, w: their size. mix_mode: batch, the same for all; pair, partners
-// share a draw; elem, each its own. Error for an odd batch, whose middle picture would have no partner, when mixup or
-// cutmix is on.
-std::vector<Mixing> draw_mixing(const AugmentConfig& config, int64_t batch, int64_t h, int64_t w, Draws& draws);
+// share a draw; elem, each its own. The step of `key` is the number of the first sample, and sample b of the batch (in
+// pair mode the first of the two) draws from step + b: what one draws does not move the numbers of another. Error for
+// an odd batch, whose middle picture would have no partner, when mixup or cutmix is on.
+std::vector<Mixing> draw_mixing(const AugmentConfig& config, int64_t batch, int64_t h, int64_t w, const RandomKey& key);
 
 // Mixes in place. images: (B, C, h, w)
 void mix_images(const std::vector<Mixing>& mixing, float* images, int64_t channels, int64_t h, int64_t w);

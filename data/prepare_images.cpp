@@ -46,6 +46,7 @@ struct Packed {
   StoredImage stored;           // kept as it was: encoded, or values
   std::vector<uint8_t> shrunk;  // encoded anew, in place of that
   int64_t width = 0, height = 0;
+  bool smaller = false;
   Sums sums;
   std::string broken;  // why it is left out; empty: it is not
 
@@ -66,16 +67,23 @@ Packed pack(const ImageSet& set, int64_t i, const PrepareImages& options) {
     const Image& image = encoded ? decoded : packed.stored.pixels;
     packed.width = image.width, packed.height = image.height;
     const int64_t side = std::min(image.width, image.height);
-    if (encoded && options.max_side > 0 && side > options.max_side) {
+    packed.smaller = encoded && options.max_side > 0 && side > options.max_side;
+    if (packed.smaller) {
       // The longer side is cut to whole pixels, as torchvision's Resize does.
       packed.width = image.width * options.max_side / side, packed.height = image.height * options.max_side / side;
-      const Image small = resize_image(image, packed.width, packed.height, Filter::bicubic);
+      Image small = resize_image(image, packed.width, packed.height, Filter::bicubic);
       packed.sums.add(small);
-      packed.shrunk = jpeg_encode(small, options.quality);
+      if (options.pixels)
+        decoded = std::move(small);
+      else
+        packed.shrunk = jpeg_encode(small, options.quality);
     } else {
       packed.sums.add(image);
     }
+    if (encoded && options.pixels) packed.stored = {.pixels = std::move(decoded)};
     check(packed.bytes().size() <= UINT32_MAX, name, "the picture takes more than 4 GB");
+  } catch (const MissingLibrary&) {
+    throw;  // every other picture of the format would be left out too
   } catch (const Error& error) {
     packed = {};
     packed.broken = error.what();
@@ -108,7 +116,7 @@ class Writer {
     used_ += static_cast<int64_t>(bytes.size());
     meta_.bytes += static_cast<int64_t>(bytes.size());
     ++meta_.images;
-    meta_.shrunk += !picture.shrunk.empty();
+    meta_.shrunk += picture.smaller;
   }
   void skip(std::string name, std::string why) { meta_.skipped.push_back({std::move(name), std::move(why)}); }
 

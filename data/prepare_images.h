@@ -15,14 +15,15 @@ struct PrepareImages {
   std::filesystem::path out;
   int64_t max_side = 256;  // pictures whose shorter side is longer are shrunk to it; 0: none is
   int quality = 90;        // of the JPEG that a shrunk picture becomes
+  bool pixels = false;     // store every picture decoded: large, and quick to read
   int64_t shard_bytes = int64_t{256} << 20;
   int threads = 1;
 };
 
-// Every picture is decoded once: broken ones are left out and listed in the result, the others give the mean and the
-// deviation of the training split. Pictures that need not shrink are kept byte for byte. The result does not depend on
-// the number of threads. Nothing in `out` changes before everything is written, and meta.json comes last.
-// `log` receives one line of progress at a time.
+// Every picture is decoded once: broken ones are left out and listed in the result (but MissingLibrary, of a format
+// that this build cannot read, ends the run), the others give the mean and the deviation of the training split.
+// Pictures that need not shrink are kept byte for byte, unless pixels are asked for. The result does not depend on the number of threads. Nothing in
+// `out` changes before everything is written, and meta.json comes last. `log` receives one line of progress at a time.
 ImageMeta prepare_images(const PrepareImages& options, const std::function<void(const std::string&)>& log);
 
 }  // namespace accrete

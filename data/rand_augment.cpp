@@ -79,7 +79,10 @@ RandAugment::RandAugment(const std::string& text) {
       largest = number(rest, part, text);
       check(largest > 0, "augment", "the bound of the magnitude in \"", text, "\" must be above 0");
     } else if (key == "inc") {
-      increasing = number(rest, part, text) != 0;
+      // timm asks only whether a text follows, so inc0 turns it on as inc1 does; whoever copies a string from there
+      // must get the same operations.
+      number(rest, part, text);
+      increasing = true;
     } else {
       fail("augment", "unknown part \"", part, "\" in \"", text,
            "\"; expected m, n, p, mstd, mmax or inc and a number, or tweights, t3a, t3aw");
@@ -130,7 +133,7 @@ void RandAugment::apply(Op op, double m, Image& image, Draws& draws, const Surro
   // Strength of a blend; 1 changes nothing.
   const auto factor = [&] { return increasing ? std::max(0.1, 1.0 + negated(u * 0.9)) : u * 1.8 + 0.1; };
   const auto filter = [&] {
-    return s.random_filter ? (draws.chance(0.5) ? Filter::bilinear : Filter::bicubic) : s.filter;
+    return !s.filters ? s.filter : s.filters->chance(0.5) ? Filter::bilinear : Filter::bicubic;
   };
   const auto move = [&](const pixels::Affine& m6) { image = pixels::transform(image, m6, filter(), s.fill); };
   switch (op) {

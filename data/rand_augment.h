@@ -10,11 +10,10 @@
 
 namespace accrete {
 
-// What geometric operations need: the filter (bilinear or bicubic is drawn for each when `random_filter`), and the
-// colour of places outside the picture.
+// What geometric operations need: the filter, and the colour of places outside the picture.
 struct Surroundings {
   Filter filter = Filter::bicubic;
-  bool random_filter = false;
+  Draws* filters = nullptr;  // where given, each operation draws bilinear or bicubic from it, in place of `filter`
   pixels::Colour fill = {124, 116, 104};
 };
 
@@ -43,7 +42,7 @@ class RandAugment {
 
   // "rand" and any of these parts, joined by "-": m9 magnitude (10), n2 operations of a picture (2), p0.5 probability
   // of each (0.5), mstd0.5 deviation of the magnitude (0; above 100: uniform over [0, m]), mmax10 bound of the
-  // magnitude (10), inc1 operations whose effect grows with the magnitude (inc0), tweights, t3a, t3aw: other lists of
+  // magnitude (10), inc1 operations whose effect grows with the magnitude (off), tweights, t3a, t3aw: other lists of
   // operations. Error for anything else.
   explicit RandAugment(const std::string& text);
 
@@ -54,7 +53,7 @@ class RandAugment {
   std::vector<double> weights;  // empty: equal chances, with replacement; else without
 
   void operator()(Image& image, Draws& draws, const Surroundings& surroundings) const;
-  // One operation at magnitude m (10 is full strength); draws its sign and filter.
+  // One operation at magnitude m (10 is full strength); draws its sign.
   void apply(Op op, double m, Image& image, Draws& draws, const Surroundings& surroundings) const;
 };
 

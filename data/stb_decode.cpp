@@ -2,12 +2,55 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 
 #include "data/jpeg.h"
 #include "engine/core/error.h"
 #ifdef ACCRETE_WITH_STB
+
+namespace {
+
+// Packed data does not say how long it is unpacked, and stb_image unpacks all of it: a PNG of some kilobytes could fill
+// the memory. So its blocks come from an allowance, which stb_decode sets from the checked header.
+struct Allowance {
+  size_t left = 0;
+  bool exceeded = false;
+};
+thread_local Allowance allowance;
+
+constexpr size_t kFront = 16;  // bytes in front of a block, for its size; what follows is aligned as malloc aligns
+
+void* stb_resize(void* block, size_t size) {
+  char* front = block ? static_cast<char*>(block) - kFront : nullptr;
+  size_t old = 0;
+  if (front) std::memcpy(&old, front, sizeof old);
+  if (size > old && size - old > allowance.left) {
+    allowance.exceeded = true;
+    return nullptr;
+  }
+  front = static_cast<char*>(std::realloc(front, kFront + size));
+  if (!front) return nullptr;  // the old block stays
+  allowance.left = allowance.left + old - size;
+  std::memcpy(front, &size, sizeof size);
+  return front + kFront;
+}
+
+void stb_free(void* block) {
+  if (!block) return;
+  char* front = static_cast<char*>(block) - kFront;
+  size_t size = 0;
+  std::memcpy(&size, front, sizeof size);
+  allowance.left += size;
+  std::free(front);
+}
+
+}  // namespace
+
+#define STBI_MALLOC(size) stb_resize(nullptr, size)
+#define STBI_REALLOC_SIZED(block, old_size, size) stb_resize(block, size)
+#define STBI_FREE(block) stb_free(block)
 #if defined(__GNUC__) && !defined(__clang__)
 // A reader from memory does not fill the fields of a reader by callbacks, and does not use them.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -26,6 +69,8 @@ namespace accrete {
 
 #ifdef ACCRETE_WITH_STB
 namespace {
+
+constexpr size_t kScratch = size_t{1} << 20;  // for tables, whatever the picture
 
 uint32_t number(std::span<const uint8_t> bytes, size_t at, int size, bool big_endian) {
   uint32_t value = 0;
@@ -47,6 +92,21 @@ int64_t bmp_bits(std::span<const uint8_t> bytes) {
   return std::max<int64_t>(1, number(bytes, old ? 24 : 28, 2, false));
 }
 
+// Why the last call failed.
+std::string reason() {
+  if (allowance.exceeded) return "it asks for more memory than its header tells";
+  const char* text = stbi_failure_reason();
+  return text ? text : "out of memory";
+}
+
+// What decoding may take. Pixels exist at most three times at once (unpacked, in their places, converted or one pass of
+// interlaced rows), of which unpacked interlaced rows may have grown to twice their size: together less than 4 times
+// RGBA. The packed bytes are copied into a buffer that doubles.
+size_t memory_for(std::span<const uint8_t> bytes, const ImageHeader& h) {
+  const int64_t wide = h.format == "png" && number(bytes, 24, 1, true) == 16 ? 2 : 1;
+  return static_cast<size_t>(h.width * h.height * 4 * wide) * 4 + 2 * bytes.size() + kScratch;
+}
+
 void check_length(const ImageHeader& h, int64_t bits, int64_t packing, int64_t bytes, const std::string& where) {
   const int64_t needed = (h.width * bits + 7) / 8 * h.height / packing;
   check(needed <= bytes, where, "the ", h.format, " file is cut short: ", h.width, "x", h.height,
@@ -65,8 +125,9 @@ ImageHeader stb_header(std::span<const uint8_t> bytes, const std::string& format
   if (format == "png" && size >= 24)
     check_image_size(number(bytes, 16, 4, true), number(bytes, 20, 4, true), size, kMostPixelsPerByte, where);
   int width = 0, height = 0, channels = 0;
-  check(stbi_info_from_memory(bytes.data(), size, &width, &height, &channels) == 1, where, "damaged or unsupported ",
-        format, ": ", stbi_failure_reason());
+  allowance = {kScratch, false};
+  if (stbi_info_from_memory(bytes.data(), size, &width, &height, &channels) != 1)
+    fail(where, "damaged or unsupported ", format, ": ", reason());
   const ImageHeader header{format, width, height};
   check_image_size(width, height, size, kMostPixelsPerByte, where);
   if (format == "png") {
@@ -79,10 +140,11 @@ ImageHeader stb_header(std::span<const uint8_t> bytes, const std::string& format
 
 Image stb_decode(std::span<const uint8_t> bytes, const ImageHeader& header, const std::string& where) {
   int width = 0, height = 0, channels = 0;
+  allowance = {memory_for(bytes, header), false};
   const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
       stbi_load_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, &channels, 3),
       stbi_image_free);
-  check(pixels != nullptr, where, "damaged or unsupported ", header.format, ": ", stbi_failure_reason());
+  if (!pixels) fail(where, "damaged or unsupported ", header.format, ": ", reason());
   check(width == header.width && height == header.height, where, "the ", header.format, " file changes its size");
   Image out(width, height, 3);
   std::memcpy(out.pixels.data(), pixels.get(), out.pixels.size());
@@ -92,17 +154,19 @@ Image stb_decode(std::span<const uint8_t> bytes, const ImageHeader& header, cons
 #else
 
 namespace {
-constexpr const char* kMissing =
-    " is not supported: this program was built without stb_image; install it (Debian, Ubuntu: libstb-dev) and build "
-    "again";
+[[noreturn]] void missing(const std::string& where, const std::string& format) {
+  throw MissingLibrary("[" + where + "] " + format +
+                       " is not supported: this program was built without stb_image; install it (Debian, Ubuntu: "
+                       "libstb-dev) and build again");
+}
 }  // namespace
 
 bool stb_supported() { return false; }
 ImageHeader stb_header(std::span<const uint8_t>, const std::string& format, const std::string& where) {
-  fail(where, format, kMissing);
+  missing(where, format);
 }
 Image stb_decode(std::span<const uint8_t>, const ImageHeader& header, const std::string& where) {
-  fail(where, header.format, kMissing);
+  missing(where, header.format);
 }
 
 #endif

@@ -113,7 +113,7 @@ TokenLabelWriter::TokenLabelWriter(const std::filesystem::path& path, const Toke
 
 void TokenLabelWriter::append(std::span<const float> scores, std::span<const int32_t> classes) {
   const auto n = static_cast<size_t>(shape_.k * shape_.cells());
-  check(left_ > 0, where_, "got more maps than pictures");
+  check(left_ > 0, where_, "got more maps than pictures; expected one for each label that the writer was made with");
   check(scores.size() == n && classes.size() == n, where_, "a map has ", n, " scores and classes; got ", scores.size(),
         " and ", classes.size());
   std::vector<uint16_t> halves(n), indices(n);
@@ -153,7 +153,8 @@ TokenLabels TokenLabels::from_memory(std::span<const std::byte> bytes, const std
   const auto size = [&](int64_t i) { return static_cast<int64_t>(load<uint32_t>(bytes.data(), 2 + i)); };
   t.shape_ = {size(0), size(1), size(2), size(3)};
   const auto count = load<uint64_t>(bytes.data(), 3);
-  check(count <= static_cast<uint64_t>(kMaxCount), where, "token labels of ", count, " pictures cannot be");
+  check(count <= static_cast<uint64_t>(kMaxCount), where, "token labels of ", count,
+        " pictures cannot be; expected at most ", kMaxCount);
   t.count_ = static_cast<int64_t>(count);
   check_shape(t.shape_, t.count_, where);
   const int64_t expected = kHeaderBytes + t.count_ * (4 + record_bytes(t.shape_));

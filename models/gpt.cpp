@@ -72,7 +72,9 @@ Gpt::Gpt(const GptConfig& config, DType compute, Device device) : config_(config
   Axis read = kEmbed;
   read.input = true;
   if (!config.tied)
-    head_ = (root / "head").param("weight", Shape{config.vocab_size, config.embed_dim}, {kVocab, read}, init, true);
+    head_ = (root / "head")
+                .param("weight", Shape{config.vocab_size, config.embed_dim}, {kVocab, read}, init, true,
+                       Marks{.head = true});
   store_.allocate();
 }
 

@@ -38,11 +38,13 @@ int64_t edge_of(const HfConfig& hf, const char* key) {
   return size.integer("shortest_edge", size.integer("height", 0, 0), 0);
 }
 
-void read_preprocessor(const fs::path& path, PictureInfo& info) {
+void read_preprocessor(const fs::path& path, size_t channels, PictureInfo& info) {
   const HfConfig hf(path);
   if (hf.flag("do_normalize", true)) {
     info.mean = hf.numbers("image_mean");
     info.stddev = hf.numbers("image_std");
+  } else {
+    info.mean.assign(channels, 0.0), info.stddev.assign(channels, 1.0);
   }
   info.interpolation = hf.integer("resample", kBicubic, 0) == kBilinear ? "bilinear" : "bicubic";
   const int64_t size = edge_of(hf, "size"), crop = edge_of(hf, "crop_size");
@@ -64,14 +66,17 @@ void read_timm(const HfConfig& config, PictureInfo& info) {
 
 PictureInfo read_picture_info(const fs::path& folder) {
   PictureInfo info;
+  size_t channels = 3;
   if (fs::exists(folder / "config.json")) {
     const HfConfig config(folder / "config.json");
+    channels = static_cast<size_t>(config.integer("num_channels", 3));
     if (config.has("architecture"))
       read_timm(config, info);
     else
       info.class_names = labels_of(config);
   }
-  if (fs::exists(folder / "preprocessor_config.json")) read_preprocessor(folder / "preprocessor_config.json", info);
+  if (fs::exists(folder / "preprocessor_config.json"))
+    read_preprocessor(folder / "preprocessor_config.json", channels, info);
   return info;
 }
 
@@ -79,7 +84,8 @@ std::vector<std::string> class_labels(const PictureInfo& info, int64_t classes) 
   std::vector<std::string> labels = info.class_names;
   if (labels.empty())
     for (size_t i = 0; i < static_cast<size_t>(classes); ++i) labels.push_back(default_label(i));
-  check(static_cast<int64_t>(labels.size()) == classes, "model", labels.size(), " names for ", classes, " classes");
+  check(static_cast<int64_t>(labels.size()) == classes, "model", labels.size(), " names for ", classes,
+        " classes; expected one for each");
   return labels;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 
 #include "engine/core/config.h"
 #include "engine/core/file.h"
@@ -31,6 +32,12 @@ bool has_weights(const fs::path& folder) {
   return fs::exists(folder / "model.safetensors") || fs::exists(folder / "model.safetensors.index.json");
 }
 
+// Absolute and without a slash at the end, so that parent_path is the folder above.
+fs::path named_folder(const fs::path& folder) {
+  const fs::path full = fs::absolute(folder).lexically_normal();
+  return full.has_filename() ? full : full.parent_path();
+}
+
 bool is_checkpoint(const fs::path& folder) {
   return fs::exists(folder / "params.safetensors") || fs::exists(folder / "state.json");
 }
@@ -55,12 +62,14 @@ void refuse_new_head(const LoadOptions& options) {
 // Everything but the parts whose sizes are those of the classes.
 void load_without_head(ParamStore& store, const fs::path& file_path) {
   const Safetensors file = Safetensors::open(file_path);
-  const auto is_head = [](std::string_view name) { return is_vit_head(name) || is_volo_head(name); };
+  std::set<std::string> heads;
+  for (const ParamEntry& e : store.entries())
+    if (e.marks.head) heads.insert(e.name);
   FoundTensors found;
   for (const SafetensorsEntry& e : file.entries())
-    if (!is_head(e.name)) add_found(found, e.name, e, file_path.string());
+    if (!heads.contains(e.name)) add_found(found, e.name, e, file_path.string());
   auto table = own_names(store);
-  std::erase_if(table, [&](const TensorName& t) { return is_head(t.ours); });
+  std::erase_if(table, [&](const TensorName& t) { return heads.contains(t.ours); });
   check_tensors(table, found, file_path.string());
   load_tensors(store, table, found);
 }
@@ -166,8 +175,27 @@ std::unique_ptr<Model> load_model(const fs::path& path, DType compute, Device de
   return load_foreign(place.weights, compute, device, options);
 }
 
+void load_averaged(Model& model, const fs::path& path) {
+  const fs::path averaged = find_model(path).weights / "ema.safetensors";
+  check(fs::exists(averaged), "model", path.string(),
+        " holds no averaged weights; expected a run or checkpoint of a training with optim.ema above 0");
+  load_own(model.params(), averaged);
+}
+
+fs::path run_of(const ModelPlace& place) {
+  return is_checkpoint(place.weights) ? named_folder(place.weights).parent_path().parent_path() : fs::path();
+}
+
+fs::path find_picture_info(const fs::path& path) {
+  const ModelPlace place = find_model(path);
+  const fs::path run = run_of(place);
+  const fs::path own = fs::is_directory(place.weights) ? place.weights : fs::absolute(place.weights).parent_path();
+  const fs::path folder = run.empty() ? own : run / "model";
+  return fs::exists(folder / "config.json") ? folder : fs::path();
+}
+
 fs::path find_tokenizer(const fs::path& path) {
-  const fs::path folder = fs::absolute(fs::is_directory(path) ? path : path.parent_path()).lexically_normal();
+  const fs::path folder = named_folder(fs::is_directory(path) ? path : path.parent_path());
   const fs::path run = is_checkpoint(folder) ? folder.parent_path().parent_path() : folder;
   for (const fs::path& place : {folder, run / "model", run})
     for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"})

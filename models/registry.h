@@ -41,11 +41,21 @@ struct LoadOptions {
 std::unique_ptr<Model> load_model(const std::filesystem::path& path, DType compute, Device device,
                                   const LoadOptions& options = {});
 
+// RUN of a checkpoint RUN/ckpt/NNNNNNNN, whichever way its path was written; empty for other places.
+std::filesystem::path run_of(const ModelPlace& place);
+
+// Puts the averaged weights of the run or checkpoint at `path` in place of the model's. Error when it holds none.
+void load_averaged(Model& model, const std::filesystem::path& path);
+
 // The families that make_model knows.
 const std::vector<std::string>& model_families();
 // A model of the family from its config; values are not initialised. Error for unknown families.
 std::unique_ptr<Model> make_model(const std::string& family, const nlohmann::ordered_json& config, DType compute,
                                   Device device);
+
+// The folder with config.json that tells names of classes and how pictures are prepared (read_picture_info): the model's
+// own, or RUN/model of a run's checkpoint; empty when there is none.
+std::filesystem::path find_picture_info(const std::filesystem::path& path);
 
 // The folder with the tokenizer that belongs to the model at `path`; empty when none lies beside it.
 std::filesystem::path find_tokenizer(const std::filesystem::path& path);

@@ -44,9 +44,10 @@ ops::Gelu gelu_form(const VitConfig& c) { return c.activation == "gelu_tanh" ? o
 void check_sizes(const VitConfig& c) {
   check(c.classes > 0 && c.channels > 0, "vit", "classes is ", c.classes, " and channels is ", c.channels,
         "; expected those of the data");
-  check(c.image_size % c.patch == 0, "vit", "patch ", c.patch, " does not divide image_size ", c.image_size);
+  check(c.image_size % c.patch == 0, "vit", "patch ", c.patch, " does not divide image_size ", c.image_size,
+        "; expected a divisor");
   check(c.embed_dim % c.num_heads == 0, "vit", "embed_dim ", c.embed_dim, " is not divisible by num_heads ",
-        c.num_heads);
+        c.num_heads, "; expected a multiple");
   check(c.positions == "learned" || c.embed_dim % 4 == 0, "vit", "sincos positions need an embed_dim that 4 divides; ",
         "got ", c.embed_dim);
   check(!c.distilled || (c.registers == 0 && c.pool == "token"), "vit",
@@ -162,8 +163,9 @@ Vit::Vit(const VitConfig& config, DType compute, Device device) : config_(config
     blocks_.emplace_back((root / "blocks" / std::to_string(i)).in_block(i), config, i);
   norm_ =
       nn::LayerNorm(root / (config.pool == "mean" ? "fc_norm" : "norm"), C, static_cast<float>(config.layer_norm_eps));
-  head_ = nn::Linear(root / "head", C, kEmbed, config.classes, kNone, init.head);
-  if (config.distilled) head_dist_ = nn::Linear(root / "head_dist", C, kEmbed, config.classes, kNone, init.head);
+  head_ = nn::Linear(root / "head", C, kEmbed, config.classes, kNone, init.head, true, Marks{.head = true});
+  if (config.distilled)
+    head_dist_ = nn::Linear(root / "head_dist", C, kEmbed, config.classes, kNone, init.head, true, Marks{.head = true});
   store_.allocate();
 }
 
@@ -196,7 +198,8 @@ Tensor Vit::stream(const Batch& batch, const Context& ctx, int64_t blocks) const
 }
 
 Tensor Vit::features(const Batch& batch, const Context& ctx, int64_t blocks) {
-  check(blocks >= 0 && blocks <= config_.depth, "vit", "features after ", blocks, " of ", config_.depth, " blocks");
+  check(blocks >= 0 && blocks <= config_.depth, "vit", "features after ", blocks, " of ", config_.depth,
+        " blocks; expected 0 to ", config_.depth);
   return stream(batch, ctx, blocks);
 }
 

@@ -22,7 +22,7 @@ std::unique_ptr<Vit> read_vit_timm(const std::filesystem::path& path, DType comp
 
 // Writes config.json and model.safetensors (as f32, bf16 or f16) into the folder (made when missing);
 // timm.create_model("local-dir:FOLDER", pretrained=True) makes the model. Error for layer norms with another epsilon
-// than timm's 1e-6 (1e-12, the default of transformers, passes: the two differ by less than f32 resolves).
+// than timm's 1e-6 (1e-12, the default of transformers, passes: outputs differ by about 1e-5).
 void write_vit_timm(const std::filesystem::path& folder, const Vit& model, const PictureInfo& info = {},
                     DType dtype = DType::f32);
 

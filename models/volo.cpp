@@ -29,7 +29,7 @@ VoloConfig checked(const VoloConfig& c) {
         c.mlp_dim.size(), " numbers; expected two each, for outlookers and transformer blocks");
   for (size_t i = 0; i < 2; ++i)
     check(c.embed_dim[i] % c.num_heads[i] == 0, "volo", "embed_dim ", c.embed_dim[i], " is not divisible by num_heads ",
-          c.num_heads[i]);
+          c.num_heads[i], "; expected a multiple");
   return c;
 }
 
@@ -194,8 +194,9 @@ Volo::Volo(const VoloConfig& config, DType compute, Device device) : config_(che
   class_token_ = second.param("cls_token", Shape{1, c.embed_dim[1]}, {kNone, kEmbed}, init, false);
   for (int i = 0; i < c.class_blocks; ++i) class_blocks_.emplace_back(second / "post_network" / std::to_string(i), c);
   norm_ = layer_norm(second / "norm", c, 1);
-  head_ = nn::Linear(second / "head", c.embed_dim[1], kEmbed, c.classes, kNone, init);
-  aux_head_ = nn::Linear(second / "aux_head", c.embed_dim[1], kEmbed, c.classes, kNone, init);
+  head_ = nn::Linear(second / "head", c.embed_dim[1], kEmbed, c.classes, kNone, init, true, Marks{.head = true});
+  aux_head_ =
+      nn::Linear(second / "aux_head", c.embed_dim[1], kEmbed, c.classes, kNone, init, true, Marks{.head = true});
   store_.allocate();
 }
 
@@ -234,7 +235,7 @@ Tensor Volo::run(Tensor x, const Context& ctx, int64_t begin, int64_t end) const
 Tensor Volo::features(const Batch& batch, const Context& ctx, int64_t blocks) {
   const int64_t outlookers = config_.depth[0];
   check(blocks >= 0 && blocks <= config_.blocks(), "volo", "features after ", blocks, " of ", config_.blocks(),
-        " blocks");
+        " blocks; expected 0 to ", config_.blocks());
   Tensor x = run(patch_embed(batch, ctx), ctx, 0, std::min(blocks, outlookers));
   if (blocks > outlookers) x = run(second_stage(x), ctx, outlookers, blocks);
   return as_tokens(x);

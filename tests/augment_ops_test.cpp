@@ -1,8 +1,11 @@
 // Operations on pictures, compared bit for bit with Pillow, timm and torchvision (tests/golden/make_augment.py).
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
+#include <utility>
 
 #include "data/augment.h"
 #include "data/augment_ops.h"
@@ -74,6 +77,16 @@ Image applied(RandAugment::Op op, double m, const Image& image, bool increasing 
   policy.apply(op, m, out, draws, Surroundings{});
   return out;
 }
+
+// What the policy makes of the picture with the numbers of this seed.
+Image driven(const RandAugment& policy, Image image, uint64_t seed) {
+  Draws draws(random_key(seed, "test"));
+  policy(image, draws, Surroundings{});
+  return image;
+}
+
+// Pixels as a key of a map.
+std::string text_of(const Image& image) { return {image.pixels.begin(), image.pixels.end()}; }
 
 }  // namespace
 
@@ -168,6 +181,9 @@ TEST_CASE("The grammar of RandAugment") {
   CHECK(other.largest == 30);
   CHECK(std::isinf(other.deviation));
   CHECK(other.weights.size() == 15);
+  // As in timm, where any text behind "inc" counts as true (recipes spec 1.5): inc0 is no way to turn it off.
+  CHECK(RandAugment("rand-inc0").increasing);
+  CHECK(!RandAugment("rand-m9").increasing);
   CHECK(RandAugment("rand-t3a").ops.size() == 3);
   CHECK(RandAugment("rand-t3aw").ops.size() == 14);
   for (const char* wrong :
@@ -182,32 +198,173 @@ TEST_CASE("The grammar of RandAugment") {
       "or tweights, t3a, t3aw");
 }
 
-TEST_CASE("Operations are drawn evenly, with replacement; weighted ones without") {
-  // Of 4 000 draws of 2 operations at probability 1, each of 15 comes 533 times, standard deviation 22.3.
+TEST_CASE("An operation may come twice, weighted ones only once; none at probability 0") {
   RandAugment policy("rand-m9-p1-n2-inc1");
   const Image image = test_picture(29, 23, 3);
-  std::map<std::string, int> kinds;
   policy.ops = {RandAugment::Op::invert, RandAugment::Op::equalize};
-  for (uint64_t seed = 0; seed < 4000; ++seed) {
-    Image out = image;
-    Draws draws(random_key(seed, "test"));
-    policy(out, draws, Surroundings{});
-    ++kinds[kept(out)];
-  }
-  // Pairs of {invert, equalize}: invert twice changes nothing; the other three differ or coincide.
-  CHECK(std::abs(kinds[kept(image)] - 1000) < 5 * 28);
-  // Without replacement no operation comes twice.
+  // Of the four equally frequent pairs only two inversions change nothing: 1000 of 4000, deviation 27.4.
+  int unchanged = 0;
+  for (uint64_t seed = 0; seed < 4000; ++seed) unchanged += driven(policy, image, seed).pixels == image.pixels;
+  CHECK(std::abs(unchanged - 1000) < 5 * 27.4);
   policy.weights = {1, 1};
-  for (uint64_t seed = 0; seed < 100; ++seed) {
-    Image out = image;
-    Draws draws(random_key(seed, "test"));
-    policy(out, draws, Surroundings{});
-    CHECK(kept(out) != kept(image));
-  }
-  // Probability 0: as it is.
+  for (uint64_t seed = 0; seed < 100; ++seed) CHECK(driven(policy, image, seed).pixels != image.pixels);
   policy.probability = 0;
-  Image out = image;
-  Draws draws(random_key(3, "test"));
-  policy(out, draws, Surroundings{});
-  CHECK(kept(out) == kept(image));
+  CHECK(driven(policy, image, 3).pixels == image.pixels);
+}
+
+TEST_CASE("Every operation is applied with the probability, independently of the others") {
+  // solarize_add at magnitude 1 adds 11 to black: the value counts the operations. k of n come with the binomial
+  // probability; counts are within 5 deviations.
+  const auto binomial = [](int n, int k, double p) {
+    double ways = 1;
+    for (int i = 1; i <= k; ++i) ways *= static_cast<double>(n - k + i) / i;
+    return ways * std::pow(p, k) * std::pow(1 - p, n - k);
+  };
+  const std::tuple<const char*, int, double> cases[] = {
+      {"rand-m1-inc1", 2, 0.5}, {"rand-m1-p0.5", 2, 0.5}, {"rand-m1-p0.25-n3", 3, 0.25}, {"rand-m1-p1-n5", 5, 1}};
+  for (const auto& [text, n, p] : cases) {
+    CAPTURE(text);
+    RandAugment policy(text);
+    policy.ops = {RandAugment::Op::solarize_add};
+    std::map<int, int> counts;
+    constexpr int kRuns = 4000;
+    for (uint64_t seed = 0; seed < kRuns; ++seed) ++counts[driven(policy, Image(1, 1, 3), seed).pixels[0]];
+    int seen = 0;
+    for (int k = 0; k <= n; ++k) {
+      const double share = binomial(n, k, p);
+      CHECK(std::abs(counts[11 * k] - kRuns * share) <= 5 * std::sqrt(kRuns * share * (1 - share)));
+      seen += counts[11 * k];
+    }
+    CHECK(seen == kRuns);
+  }
+}
+
+TEST_CASE("A stream of filters: both come, and the numbers of the operations stay") {
+  const Image image = test_picture(29, 23, 3);
+  const auto filtered = [&](const RandAugment& policy, uint64_t seed) {
+    Image out = image;
+    Draws draws(random_key(seed, "test")), filters(random_key(seed, "filters"));
+    policy(out, draws, Surroundings{.filters = &filters});
+    return out;
+  };
+  RandAugment rotation("rand-m9-n1-p1-inc1");
+  rotation.ops = {RandAugment::Op::rotate};
+  int bilinear = 0;
+  for (uint64_t seed = 0; seed < 400; ++seed) {
+    const Image got = filtered(rotation, seed), bicubic = driven(rotation, image, seed);
+    const bool minus = bicubic.pixels == operated(image, "rotate -27 bicubic").pixels;
+    const bool linear = got.pixels == operated(image, minus ? "rotate -27 bilinear" : "rotate 27 bilinear").pixels;
+    CHECK((linear || got.pixels == bicubic.pixels));
+    bilinear += linear;
+  }
+  CHECK(std::abs(bilinear - 200) < 5 * 10);
+  // At magnitude 0 geometry changes nothing whatever the filter, so a difference would come from other operations.
+  const RandAugment policy("rand-m0-n4-p1-inc1");
+  int changed = 0;
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    const Image got = filtered(policy, seed);
+    CHECK(got.pixels == driven(policy, image, seed).pixels);
+    changed += got.pixels != image.pixels;
+  }
+  CHECK(changed > 60);  // inversion and equalisation, for instance, are as strong as ever
+}
+
+TEST_CASE("The magnitude: normal with its deviation, within 0 and its bound, or uniform") {
+  // Brightness at magnitude m takes white to trunc(255 (0.18 m + 0.1)): the value tells m to 0.011 up to m = 5.
+  constexpr int kRuns = 4000;
+  const auto magnitudes = [](const char* text) {
+    RandAugment policy(text);
+    policy.ops = {RandAugment::Op::brightness};
+    Image white(1, 1, 3);
+    std::fill(white.pixels.begin(), white.pixels.end(), uint8_t{255});
+    std::vector<double> all;
+    for (uint64_t seed = 0; seed < kRuns; ++seed)
+      all.push_back((driven(policy, white, seed).pixels[0] + 0.5 - 25.5) / 45.9);
+    return all;
+  };
+  const auto mean_and_deviation = [](const std::vector<double>& v) {
+    double sum = 0, squares = 0;
+    for (const double m : v) sum += m, squares += m * m;
+    const double mean = sum / kRuns;
+    return std::pair{mean, std::sqrt(std::max(0.0, squares / kRuns - mean * mean))};
+  };
+  const auto share = [](const std::vector<double>& v, double low, double high) {
+    return static_cast<double>(std::count_if(v.begin(), v.end(), [&](double m) { return m > low && m < high; })) /
+           kRuns;
+  };
+  const auto [mean, deviation] = mean_and_deviation(magnitudes("rand-m3-mstd0.5-p1-n1"));
+  CHECK(std::abs(mean - 3) < 5 * 0.5 / std::sqrt(kRuns));
+  CHECK(std::abs(deviation - 0.5) < 5 * 0.5 / std::sqrt(2 * kRuns));
+  const auto [fixed, none] = mean_and_deviation(magnitudes("rand-m3-p1-n1"));
+  CHECK(std::abs(fixed - 3) < 0.011);
+  CHECK(none < 1e-5);
+  // N(9, 3) lies above 4 with probability 0.9522, N(1, 3) below 0 with 0.3694; 5 deviations are 0.017 and 0.038.
+  const auto high = magnitudes("rand-m9-mstd3-mmax4-p1-n1"), low = magnitudes("rand-m1-mstd3-mmax5-p1-n1");
+  CHECK(*std::max_element(high.begin(), high.end()) < 4.02);
+  CHECK(std::abs(share(high, 3.98, 4.02) - 0.9522) < 0.018);
+  CHECK(*std::min_element(low.begin(), low.end()) > -0.02);
+  CHECK(std::abs(share(low, -0.02, 0.011) - 0.3694) < 0.04);
+  // Uniform over [0, 5]: mean 2.5, deviation 5 / sqrt(12); and a quarter in each quarter.
+  const auto even = magnitudes("rand-m5-mstd101-p1-n1");
+  const auto [middle, width] = mean_and_deviation(even);
+  CHECK(std::abs(middle - 2.5) < 5 * 1.443 / std::sqrt(kRuns));
+  CHECK(std::abs(width - 1.443) < 0.06);  // 5 deviations of it are 0.051
+  for (int k = 0; k < 4; ++k)
+    CHECK(std::abs(share(even, 1.25 * k - 0.02, 1.25 * k + 1.23) - 0.25) < 5 * std::sqrt(0.1875 / kRuns) + 0.01);
+}
+
+TEST_CASE("Operations come evenly from the list of 15, and as their weights say from a weighted one") {
+  const Image image = test_picture(29, 23, 3);
+  const RandAugment even("rand-m9-n1-p1-inc1"), weighted("rand-m9-n1-p1-tweights");
+  // What each makes of the picture, with either sign.
+  std::map<std::string, RandAugment::Op> results;
+  for (const RandAugment::Op op : even.ops)
+    for (uint64_t seed = 0; seed < 40; ++seed) {
+      const auto [found, added] = results.emplace(text_of(applied(op, 9, image, true, seed)), op);
+      REQUIRE(found->second == op);
+    }
+  constexpr int kRuns = 6000;
+  for (const RandAugment* policy : {&even, &weighted}) {
+    std::map<RandAugment::Op, int> counts;
+    for (uint64_t seed = 0; seed < kRuns; ++seed) {
+      const auto found = results.find(text_of(driven(*policy, image, seed)));
+      REQUIRE(found != results.end());
+      ++counts[found->second];
+    }
+    CHECK(policy->ops.size() == 15);
+    double total = 0;
+    for (const double w : policy->weights) total += w;
+    for (size_t i = 0; i < policy->ops.size(); ++i) {
+      const double share = policy->weights.empty() ? 1.0 / 15 : policy->weights[i] / total;
+      CAPTURE(i);
+      CHECK(std::abs(counts[policy->ops[i]] - kRuns * share) < 5 * std::sqrt(kRuns * share * (1 - share)));
+    }
+  }
+}
+
+TEST_CASE("Weighted operations: the second is drawn by the weights of those that are left") {
+  using Op = RandAugment::Op;
+  const Image image = test_picture(29, 23, 3);
+  RandAugment policy("rand-m9-n2-p1-inc1");
+  policy.ops = {Op::solarize_add, Op::equalize, Op::invert};
+  policy.weights = {3, 2, 1};
+  std::map<std::string, size_t> missing;  // the operation that a result lacks
+  for (size_t first = 0; first < 3; ++first)
+    for (size_t second = 0; second < 3; ++second) {
+      if (first == second) continue;
+      const Image result = applied(policy.ops[second], 9, applied(policy.ops[first], 9, image));
+      const auto [found, added] = missing.emplace(text_of(result), 3 - first - second);
+      REQUIRE(found->second == 3 - first - second);
+    }
+  // Without 0: 2/6 1/4 + 1/6 2/5; without 1: 3/6 1/3 + 1/6 3/5; without 2: 3/6 2/3 + 2/6 3/4.
+  const double shares[] = {3.0 / 20, 4.0 / 15, 7.0 / 12};
+  constexpr int kRuns = 4000;
+  int counts[3] = {0, 0, 0};
+  for (uint64_t seed = 0; seed < kRuns; ++seed) {
+    const auto found = missing.find(text_of(driven(policy, image, seed)));
+    REQUIRE(found != missing.end());
+    ++counts[found->second];
+  }
+  for (size_t i = 0; i < 3; ++i)
+    CHECK(std::abs(counts[i] - kRuns * shares[i]) < 5 * std::sqrt(kRuns * shares[i] * (1 - shares[i])));
 }

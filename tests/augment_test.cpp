@@ -156,6 +156,17 @@ TEST_CASE("A sample is a function of its number and the seed, and nothing else")
     for (size_t i = 0; i < x.size(); ++i) equal += x[i] == y[i];
     CHECK(equal > x.size() * 6 / 10);  // an erased box has at most a third
   }
+  // Nor does a filter that is drawn move a crop.
+  AugmentConfig random;
+  random.interpolation = "random";
+  const Augmenter bicubic({}, {}, kUnit, 32, 5), either(random, {}, kUnit, 32, 5);
+  int same = 0;
+  for (uint64_t n = 0; n < 400; ++n) {
+    View u, v;
+    same += sample(bicubic, image, n, &u) == sample(either, image, n, &v);
+    CHECK((u.x0 == v.x0 && u.y1 == v.y1 && u.flipped == v.flipped));
+  }
+  CHECK(std::abs(same - 200) < 5 * 10);
 }
 
 TEST_CASE("Encoded pictures: only the crop is decoded, and it is the crop of the whole picture") {
@@ -377,8 +388,12 @@ TEST_CASE("Settings and pictures that cannot be are refused in a sentence") {
   const Augmenter augmenter(plain(), {}, kUnit, 64, 1);
   std::vector<float> out(3 * 64 * 64);
   CHECK_THROWS_WITH(augmenter.evaluate(stored(Image(4, 4, 1)), "p", out.data()), "[p] has 1 channels; expected 3");
-  CHECK_THROWS_WITH(augmenter.evaluate(stored(Image(0, 0, 3)), "p", out.data()), "[p] is empty");
-  CHECK_THROWS_WITH(Augmenter({}, {}, kUnit, 64, 1).train(stored({}), "p", 1, out.data()), "[p] is empty");
-  CHECK_THROWS_WITH(augmenter.evaluate(stored(Image(1, 100000, 3)), "p", out.data()),
-                    "[p] is too long and thin to be resized: 1 x 100000 pixels with the shorter side to 73");
+  CHECK_THROWS_WITH(augmenter.evaluate(stored(Image(0, 0, 3)), "p", out.data()),
+                    "[p] is empty; expected at least one pixel");
+  CHECK_THROWS_WITH(Augmenter({}, {}, kUnit, 64, 1).train(stored({}), "p", 1, out.data()),
+                    "[p] is empty; expected at least one pixel");
+  CHECK_THROWS_WITH(
+      augmenter.evaluate(stored(Image(1, 100000, 3)), "p", out.data()),
+      "[p] is too long and thin to be resized: 1 x 100000 pixels with the shorter side to 73 make 532900000; "
+      "expected at most 268435456");
 }

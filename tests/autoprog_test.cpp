@@ -252,6 +252,15 @@ TEST_CASE("plan: the stages of the manual schedule") {
   CHECK(!stages[2].notes[0].contains("length"));
 }
 
+TEST_CASE("plan: magnitudes of RandAugment grow by whole numbers (spec 1.1: 4, 6, 7, 9)") {
+  Stage whole = whole_stage();
+  whole.data.augment.magnitude = 9;
+  const auto stages = stages_of({{"regularisation", {{"data.augment.magnitude", 0.5}}}}, whole);
+  REQUIRE(stages.size() == 4);
+  const double magnitudes[] = {4, 6, 7, 9};
+  for (size_t k = 0; k < 4; ++k) CHECK(stages[k].data.augment.magnitude == magnitudes[k]);
+}
+
 TEST_CASE("plan: boundaries are whole steps, and shares of other units") {
   const auto steps_of = [](const Json& plan, const std::string& duration) {
     std::vector<std::string> d;

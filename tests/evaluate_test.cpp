@@ -144,6 +144,8 @@ TEST_CASE("evaluate: bad input is refused in one sentence") {
   refused(model + data + " --length 34", "exceeds the model's context of 33");
   refused(model + data + " --stride 35", "stride must be 1..34");
   refused(model, "--data is required");
+  for (const char* option : {"--per-class", "--resolution 32", "--crop-pct 0.9", "--confusion c.csv"})
+    refused(model + data + " " + option, "are for pictures");
 
   std::string other = kMeta;
   other.replace(other.find("97"), 2, "98");

@@ -34,6 +34,25 @@ int64_t largest_difference(const Image& a, const Image& b) {
   return most;
 }
 
+// At least `size` zeros as deflate packs them closest with its fixed codes: a zero, then copies of 258 bytes from one
+// byte before, 13 bits each.
+std::string packed_zeros(size_t size) {
+  std::string out = "\x78\x01";
+  uint32_t held = 0, count = 0;
+  const auto put = [&](uint32_t bits, uint32_t n) {  // the first bit of the stream is the lowest of a byte
+    held |= bits << count, count += n;
+    for (; count >= 8; count -= 8, held >>= 8) out += static_cast<char>(held);
+  };
+  put(0b011, 3);       // the last block, fixed codes
+  put(0b00001100, 8);  // the byte 0: its code 00110000, from the highest bit on
+  for (size_t n = 1; n < size; n += 258) {
+    put(0b10100011, 8);  // length 258: its code 11000101
+    put(0, 5);           // distance 1
+  }
+  put(0, 7 + 7);  // the end of the block, and bits to fill the last byte
+  return out + "ADLR";
+}
+
 // The lines of the manifest as title -> cell, and the folder.
 using Line = std::map<std::string, std::string>;
 std::pair<std::vector<Line>, fs::path> odd_files() {
@@ -83,7 +102,10 @@ void check_exact_region(std::span<const uint8_t> bytes, const Image& whole, cons
 }  // namespace
 
 TEST_CASE("images-odd: every file gets the answer of its manifest") {
-  if (!jpeg_supported() || !stb_supported()) return;
+  if (!jpeg_supported() || !stb_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo or no stb_image");
+    return;
+  }
   const auto [files, folder] = odd_files();
   std::map<std::string, int> decoded, refused;
   for (Line line : files) {
@@ -129,7 +151,10 @@ TEST_CASE("images-odd: every file gets the answer of its manifest") {
 }
 
 TEST_CASE("images-odd: whole JPEGs equal the reference decodes to the last bit, and so do their parts") {
-  if (!jpeg_supported() || !stb_supported()) return;
+  if (!jpeg_supported() || !stb_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo or no stb_image");
+    return;
+  }
   const auto [files, folder] = odd_files();
   int compared = 0;
   for (Line line : files) {
@@ -153,7 +178,10 @@ TEST_CASE("images-odd: whole JPEGs equal the reference decodes to the last bit, 
 }
 
 TEST_CASE("a region is reduced as far as its pixels allow, and its box says where it lies") {
-  if (!jpeg_supported()) return;
+  if (!jpeg_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo");
+    return;
+  }
   const Image picture = make_picture(401, 303, 3, 1);
   const std::string bytes = make_jpeg(picture);
   const Image whole = decode_image(bytes_of(bytes), 3, "whole");
@@ -194,7 +222,10 @@ TEST_CASE("a region is reduced as far as its pixels allow, and its box says wher
 }
 
 TEST_CASE("grey pictures: one channel or three equal ones") {
-  if (!jpeg_supported()) return;
+  if (!jpeg_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo");
+    return;
+  }
   const Image picture = make_picture(50, 40, 1, 2);
   const std::string bytes = make_jpeg(picture, 100);
   const Image grey = decode_image(bytes_of(bytes), 1, "grey"), colour = decode_image(bytes_of(bytes), 3, "colour");
@@ -210,7 +241,10 @@ TEST_CASE("grey pictures: one channel or three equal ones") {
 }
 
 TEST_CASE("PNG, PNM, BMP: exact; alpha is dropped, 16 bits become 8; the content decides") {
-  if (!stb_supported()) return;
+  if (!stb_supported()) {
+    MESSAGE("skipped: this build has no stb_image");
+    return;
+  }
   const Image rgb = make_picture(13, 9, 3, 4), grey = make_picture(13, 9, 1, 5);
   CHECK(decode_image(bytes_of(make_pnm(rgb)), 3, "a.jpg").pixels == rgb.pixels);
   CHECK(decode_image(bytes_of(make_pnm(grey)), 1, "a").pixels == grey.pixels);
@@ -238,7 +272,10 @@ TEST_CASE("PNG, PNM, BMP: exact; alpha is dropped, 16 bits become 8; the content
 }
 
 TEST_CASE("headers that promise more than the file can hold are refused before memory is taken") {
-  if (!jpeg_supported() || !stb_supported()) return;
+  if (!jpeg_supported() || !stb_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo or no stb_image");
+    return;
+  }
   const auto refused = [](const std::string& bytes, const std::string& expected) {
     for (const bool whole : {true, false}) {
       const std::string message = refusal([&] {
@@ -264,6 +301,11 @@ TEST_CASE("headers that promise more than the file can hold are refused before m
   refused(make_png(30000, 30000, 8, 2, "x"), "the size is 30000x30000");
   refused(make_png(10000, 9000, 16, 6, "x"), "cannot hold the 10000x9000 pixels");
   refused(make_png(600, 600, 16, 6, "x"), "at least 2790 bytes");
+  // A progressive picture (SOF2) is held as coefficients: the same size in one scan may be read.
+  std::string large = sized(9000, 9000) + std::string(80000, 'x');
+  CHECK(read_image_header(bytes_of(large), "bomb").width == 9000);
+  large[frame + 1] = '\xC2';
+  refused(large, "a progressive JPEG (in several scans) of 9000x9000 pixels takes too much memory; expected at most");
   refused("P6 2 2 255\nabc", "expected 12 bytes of pixels; got 3");
   refused("P6 9 9 255\nabc", "cannot hold");
   refused("P6 20000 20000 255\nabc", "the size is 20000x20000");
@@ -271,6 +313,27 @@ TEST_CASE("headers that promise more than the file can hold are refused before m
   refused("P5 1 1 70000 a", "pnm");
   refused("P5 1", "pnm");
   refused("P5", "pnm");
+}
+
+TEST_CASE("a PNG whose packed data is longer than its header tells is refused before it fills the memory") {
+  if (!stb_supported()) {
+    MESSAGE("skipped: this build has no stb_image");
+    return;
+  }
+  // Rows of zeros, `size` bytes in all.
+  const auto png = [](uint32_t side, int depth, int colour_type, bool interlaced, size_t size) {
+    std::string bytes = make_png(side, side, depth, colour_type, "");
+    bytes[bytes.find("IHDR") + 4 + 12] = static_cast<char>(interlaced);
+    return bytes.substr(0, bytes.find("IDAT") - 4) + png_chunk("IDAT", packed_zeros(size)) + png_chunk("IEND", "");
+  };
+  const auto message = [](const std::string& bytes) { return refusal([&] { decode_image(bytes_of(bytes), 3, "f"); }); };
+  CHECK(decode_image(bytes_of(png(1, 8, 0, false, 2)), 1, "f").pixels == std::vector<uint8_t>{0});
+  CHECK(message(png(1, 8, 0, false, 100000)).empty());  // too much, but little
+  const std::string bomb = png(1, 8, 0, false, size_t{64} << 20);
+  CHECK(bomb.size() < 500000);
+  CHECK(message(bomb) == "[f] damaged or unsupported png: it asks for more memory than its header tells");
+  // What takes most for its size: interlaced rows of 16 bits and alpha. They have 1875 rows in all, one byte more each.
+  CHECK(message(png(1000, 16, 6, true, 8 * 1000 * 1000 + 1875)).empty());
 }
 
 TEST_CASE("what is no picture is told so; a JPEG cut short is not taken for a whole one") {
@@ -281,6 +344,7 @@ TEST_CASE("what is no picture is told so; a JPEG cut short is not taken for a wh
   CHECK(message("RIFF1234WEBPVP8 ").find("WebP is not supported") != std::string::npos);
   CHECK(message(std::string("II*\0abc", 7)).find("TIFF is not supported") != std::string::npos);
   if (!jpeg_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo");
     CHECK(message("\xFF\xD8\xFF").find("install libjpeg-turbo") != std::string::npos);
     return;
   }

@@ -1,6 +1,7 @@
 // Every format behind open_images: class folders, CIFAR binaries, IDX files, the shard index; and one sentence for each
 // way in which they can be wrong.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include <cstring>
 #include <set>
@@ -80,6 +81,27 @@ TEST_CASE("class folders: classes by rank, pictures by path, any case of the end
   CHECK(open_images(folder / "d", "valid")->size() == 2);
 }
 
+TEST_CASE("class folders: no file with the ending of a picture is left out silently") {
+  const TempFolder folder;
+  const std::string a = make_pnm(make_picture(4, 3, 3, 1));
+  const std::vector<std::string> names = {"a.jpe",  "b.JFIF", "c.webp", "d.tif", "e.tiff", "f.avif",
+                                          "g.heic", "h.heif", "i.jp2",  "j.jxl", "k.ppm"};
+  for (const std::string& name : names) put_picture(folder / "d/train/a" / name, a);
+  fs::create_symlink(folder / "nowhere", folder / "d/train/a/l.jpg");
+  fs::create_symlink(folder / "d/train/a/k.ppm", folder / "d/train/a/m.ppm");
+  put_picture(folder / "d/train/a/n.jpg/o.ppm", a);  // a folder with the name of a picture
+  put_picture(folder / "d/train/a/notes.txt", "no picture");
+  const auto set = open_images(folder / "d", "train");
+  REQUIRE(set->size() == 14);
+  for (size_t i = 0; i < names.size(); ++i)
+    CHECK(set->name(static_cast<int64_t>(i)) == (folder / "d/train/a" / names[i]).string());
+  CHECK(set->name(13) == (folder / "d/train/a/n.jpg/o.ppm").string());
+  for (const int64_t i : {0, 1, 9, 10, 12, 13}) CHECK(decoded(*set, i).width == 4);  // the content decides
+  CHECK(holds(refusal([&] { set->read(11); }), "l.jpg: No such file"));
+  CHECK(mkfifo((folder / "d/train/a/p.png").c_str(), 0600) == 0);
+  CHECK(holds(open_refusal(folder / "d", "train"), "p.png is a pipe; expected a file"));
+}
+
 TEST_CASE("class folders: what is wrong is said in one sentence") {
   const TempFolder folder;
   const std::string a = make_pnm(make_picture(4, 3, 3, 1));
@@ -130,6 +152,15 @@ TEST_CASE("CIFAR-10: count from the size of the files, planes to pixels, names, 
         REQUIRE(image.row(y)[x * 3 + c] == static_cast<uint8_t>((c * 1024 + y * 32 + x) * 3 + 2));
   CHECK(open_images(folder / "c", "valid")->size() == 1);
   CHECK(image_splits(folder / "c") == std::vector<std::string>{"train", "test"});
+
+  // A lost file is no smaller data set; batches that end earlier or begin later are.
+  put_file(folder / "c/data_batch_4.bin", cifar_record(1, 2, 7));
+  CHECK(open_refusal(folder / "c", "train") ==
+        "[images] " + (folder / "c/data_batch_3.bin").string() +
+            " is missing; expected all files from data_batch_1.bin to data_batch_4.bin");
+  put_file(folder / "c/data_batch_3.bin", cifar_record(1, 2, 7));
+  CHECK(open_images(folder / "c", "train")->size() == 5);
+  for (const char* name : {"data_batch_3.bin", "data_batch_4.bin"}) fs::remove(folder / "c" / name);
 
   put_file(folder / "batches.meta.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\r\n\n");  // in the folder above
   CHECK(open_images(folder / "c", "train")->classes().at(9) == "j");

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <set>
 
+#include "data/image_decode.h"
 #include "data/image_source.h"
 #include "data/loader.h"
 #include "engine/core/error.h"
@@ -192,7 +193,7 @@ TEST_CASE("Broken pictures: replaced in training, not counted in evaluation, lis
     CHECK(shown(batch) == std::vector<int64_t>{0, 1, 2, 5, 5, 5, 6, 7, 8, 0});
     CHECK(batch.targets.to_vector<int32_t>() == std::vector<int32_t>{0, 1, 2, 5, 5, 5, 6, 7, 8, 0});
   }
-  CHECK(train.broken() == 3);
+  CHECK(train.unreadable() == 3);
   CHECK(lines ==
         std::vector<std::string>{"[picture 3] is cut short", "[picture 4] is cut short", "[picture 9] is cut short"});
 
@@ -206,11 +207,59 @@ TEST_CASE("Broken pictures: replaced in training, not counted in evaluation, lis
   CHECK(lines.size() == 3);
   CHECK(evaluation.get(8, 4).samples == 2);
   CHECK(evaluation.get(10, 4).samples == 0);
-  CHECK(evaluation.broken() == 3);
+  CHECK(evaluation.unreadable() == 3);
 
   set->broken.resize(10);
   std::iota(set->broken.begin(), set->broken.end(), 0);
-  CHECK_THROWS_WITH(ImageSource(set, options()).get(0, 1), "[image] none of the 10 pictures can be read");
+  CHECK(refusal(options(), set).starts_with("[images] none of the 10 pictures can be read; the last: [picture "));
+  CHECK(refusal(o, set) == "(accepted)");  // an evaluation that looks at two of ten
+  CHECK_THROWS_WITH(ImageSource(set, o).get(0, 100),
+                    "[images] none of the 10 pictures can be read; the last: [picture 9] is cut short");
+}
+
+TEST_CASE("Many broken pictures: twenty are told, a thousand in a row end the run") {
+  const auto set = numbered(2500);
+  std::vector<std::string> lines;
+  ImageOptions o = options();
+  o.sampling = Sampling::sequential;
+  o.log = [&](const std::string& line) { lines.push_back(line); };
+  for (int64_t i = 100; i < 1099; ++i) set->broken.push_back(i);
+  const ImageSource source(set, o);
+  CHECK(shown(source.get(100, 1)) == std::vector<int64_t>{1099 % 256});
+  CHECK(source.unreadable() == 999);
+  REQUIRE(lines.size() == 21);
+  CHECK(lines[19] == "[picture 119] is cut short");
+  CHECK(lines[20] == "further broken pictures are counted only");
+  set->broken.push_back(1099);
+  CHECK_THROWS_WITH(ImageSource(set, o).get(100, 1),
+                    "[images] 1000 pictures in a row cannot be read; the last: [picture 1099] is cut short");
+  // Evaluation goes on when others could be read.
+  o.train = false;
+  const ImageSource evaluation(set, o);
+  CHECK(evaluation.get(0, 2500).samples == 2500);
+  CHECK(evaluation.unreadable() == 1000);
+  CHECK_THROWS_WITH(ImageSource(set, o).get(100, 1000),
+                    "[images] 1000 pictures in a row cannot be read; the last: [picture 1099] is cut short");
+}
+
+TEST_CASE("A format that this build cannot read ends the run and is no broken picture") {
+  struct Foreign : MemoryImages {
+    using MemoryImages::MemoryImages;
+    StoredImage read(int64_t i) const override {
+      if (i == 2) throw MissingLibrary("[" + name(i) + "] this program was built without it; install it");
+      return MemoryImages::read(i);
+    }
+  };
+  const auto set = std::make_shared<Foreign>(5, 5, [](int64_t i) { return numbered_picture(i, 8); });
+  ImageOptions o = options();
+  o.sampling = Sampling::sequential;
+  for (const bool train : {true, false}) {
+    o.train = train;
+    const ImageSource source(set, o);
+    CHECK(source.get(0, 2).samples == 2);
+    CHECK_THROWS_WITH(source.get(1, 2), "[picture 2] this program was built without it; install it");
+    CHECK(source.unreadable() == 0);
+  }
 }
 
 TEST_CASE("Batch mixing: inputs and soft targets belong together") {

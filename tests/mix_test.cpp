@@ -11,6 +11,8 @@ using namespace accrete;
 
 namespace {
 
+bool same(const Mixing& a, const Mixing& b) { return a.lambda == b.lambda && a.cut == b.cut && a.box == b.box; }
+
 AugmentConfig settings(double mixup, double cutmix, const std::string& mode = "batch") {
   AugmentConfig c;
   c.mixup = mixup, c.cutmix = cutmix, c.mix_mode = mode;
@@ -18,8 +20,7 @@ AugmentConfig settings(double mixup, double cutmix, const std::string& mode = "b
 }
 
 std::vector<Mixing> drawn(const AugmentConfig& c, int64_t batch, uint64_t step, int64_t side = 16) {
-  Draws draws(random_key(1, "test", step));
-  return draw_mixing(c, batch, side, side, draws);
+  return draw_mixing(c, batch, side, side, random_key(1, "test", step));
 }
 
 // (B, C, h, w) with different values everywhere.
@@ -171,6 +172,35 @@ TEST_CASE("How often: mix_prob, mix_switch, and both off") {
   AugmentConfig only = settings(0.8, 0.0), both = settings(0.8, 1.0);
   both.mix_switch = 0;
   for (uint64_t step = 0; step < 20; ++step) CHECK(drawn(only, 2, step)[0].lambda == drawn(both, 2, step)[0].lambda);
+}
+
+TEST_CASE("What one element draws does not move the numbers of another") {
+  for (const char* mode : {"pair", "elem"}) {
+    CAPTURE(mode);
+    AugmentConfig all = settings(0.8, 1.0, mode), some = all, other = all;
+    some.mix_prob = 0.5;
+    other.cutmix = 0.2;  // draws more numbers for one lambda
+    int mixed = 0, cut = 0, moved = 0;
+    for (uint64_t step = 0; step < 40; ++step) {
+      const auto a = drawn(all, 8, 8 * step), b = drawn(some, 8, 8 * step), c = drawn(other, 8, 8 * step);
+      for (size_t i = 0; i < 8; ++i) {
+        const bool is_mixed = b[i].cut || b[i].lambda != 1.0f;
+        mixed += is_mixed, cut += a[i].cut;
+        if (is_mixed) CHECK(same(a[i], b[i]));
+        CHECK(a[i].cut == c[i].cut);
+        if (!a[i].cut) CHECK(same(a[i], c[i]));
+        moved += a[i].cut && !same(a[i], c[i]);
+      }
+    }
+    CHECK(mixed > 100);  // of 320
+    CHECK(mixed < 220);
+    CHECK(cut > 100);
+    CHECK(moved > 50);
+  }
+  // An element keeps its draw when a batch is cut into others; the first has the draw of a whole batch.
+  const auto eight = drawn(settings(0.8, 1.0, "elem"), 8, 16), four = drawn(settings(0.8, 1.0, "elem"), 4, 20);
+  for (size_t i = 0; i < 4; ++i) CHECK(same(eight[4 + i], four[i]));
+  CHECK(same(eight[0], drawn(settings(0.8, 1.0), 8, 16)[5]));
 }
 
 TEST_CASE("Boxes: sides by sqrt(1 - lambda), centres everywhere, cut at the border") {

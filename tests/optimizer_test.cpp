@@ -287,6 +287,8 @@ TEST_CASE("layer-wise decay: the rate of a block is a share of that of the block
   const auto declare = [](const Scope& s) { return s.param("weight", Shape{3}, {kNone}, Init::ones(), true); };
   declare(root / "stem");
   for (int i = 0; i < 3; ++i) declare((root / "blocks" / std::to_string(i)).in_block(i));
+  declare(root / "between");  // two groups of blocks, as VOLO has: it goes with the block before it
+  for (int i = 0; i < 2; ++i) declare((root / "upper" / std::to_string(i)).in_block(i));
   declare(root / "head");
   store.allocate();
   store.initialise(1);
@@ -302,7 +304,7 @@ TEST_CASE("layer-wise decay: the rate of a block is a share of that of the block
   optimizer.gradient_norm();
   optimizer.step(0.1);
   // 0.5^(L + 1 - k): the stem has k = 0, block i has i + 1, the head L + 1.
-  const std::vector<double> scales = {0.0625, 0.125, 0.25, 0.5, 1};
+  const std::vector<double> scales = {1.0 / 64, 1.0 / 32, 1.0 / 16, 1.0 / 8, 1.0 / 8, 1.0 / 4, 1.0 / 2, 1};
   for (size_t i = 0; i < scales.size(); ++i) {
     CAPTURE(store.entries()[i].name);
     for (const float v : store.value(static_cast<int>(i)).to_vector<float>())

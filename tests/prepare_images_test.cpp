@@ -52,7 +52,10 @@ Image decoded(const ImageSet& set, int64_t i) {
 }  // namespace
 
 TEST_CASE("class folders become shards that hold the same pictures") {
-  if (!jpeg_supported()) return;
+  if (!jpeg_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo");
+    return;
+  }
   const TempFolder folder;
   make_folders(folder / "in");
   const ImageMeta meta = prepare_images(
@@ -115,6 +118,26 @@ TEST_CASE("class folders become shards that hold the same pictures") {
                    quiet);
     CHECK(files_in(folder / "one") == files_in(folder / "out"));
     CHECK(files_in(folder / "many") == files_in(folder / "out"));
+  }
+  SUBCASE("pixels: what was decoded and shrunk, without another loss") {
+    const ImageMeta raw =
+        prepare_images({.in = folder / "in", .out = folder / "raw", .max_side = 48, .pixels = true}, quiet);
+    CHECK(raw.splits.at("train").images == 12);
+    CHECK(raw.splits.at("train").shrunk == 4);
+    CHECK(raw.mean == meta.mean);
+    CHECK(raw.stddev == meta.stddev);
+    const auto values = open_images(folder / "raw", "train");
+    REQUIRE(values->size() == 12);
+    for (int64_t i = 0, k = 0; i < 12; ++k) {
+      if (fs::path(from->name(k)).lexically_relative(folder / "in") != values->name(i)) continue;
+      Image expected = decoded(*from, k);
+      if (const int64_t side = std::min(expected.width, expected.height); side > 48)
+        expected = resize_image(expected, expected.width * 48 / side, expected.height * 48 / side, Filter::bicubic);
+      const StoredImage stored = values->read(i++);
+      CHECK(stored.encoded.empty());
+      CHECK(stored.pixels.width == expected.width);
+      CHECK(stored.pixels.pixels == expected.pixels);
+    }
   }
   SUBCASE("shards can be prepared again; a smaller result leaves nothing of the larger one") {
     const ImageMeta again = prepare_images({.in = folder / "out", .out = folder / "again", .max_side = 48}, quiet);
@@ -186,7 +209,10 @@ TEST_CASE("values stay values: CIFAR and grey IDX files, with their mean and dev
 }
 
 TEST_CASE("a failing run leaves an earlier result whole and nothing else behind") {
-  if (!jpeg_supported()) return;
+  if (!jpeg_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo");
+    return;
+  }
   const TempFolder folder;
   make_folders(folder / "in");
   prepare_images({.in = folder / "in", .out = folder / "out"}, quiet);
@@ -241,7 +267,10 @@ TEST_CASE("in_order takes every result in order, and the first exception") {
 }
 
 TEST_CASE("the program: result as JSON, one line for bad input") {
-  if (!jpeg_supported()) return;
+  if (!jpeg_supported()) {
+    MESSAGE("skipped: this build has no libjpeg-turbo");
+    return;
+  }
   const TempFolder folder;
   make_folders(folder / "in");
   const std::string cd = "cd '" + folder.path().string() + "' && ";

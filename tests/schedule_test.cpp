@@ -117,6 +117,27 @@ TEST_CASE("schedules of weight averaging: the rates of the papers' code at the f
     CHECK(s.factor(at) == doctest::Approx(factor));
 }
 
+TEST_CASE("per epoch: the epoch at which the warm-up ends has the rate of the cosine, wherever its steps begin") {
+  for (const double steps_per_epoch : {1251.1396, 1250.6, 1251.0}) {  // 20 epochs are 25022.8, 25012 and 25020 steps
+    CAPTURE(steps_per_epoch);
+    ScheduleConfig c;
+    c.warmup = "20ep";
+    c.warmup_start = 1e-3;
+    c.decay_from_start = true;
+    c.final_factor = 0;
+    c.unit = "epoch";
+    const Clock clock{.steps_per_epoch = steps_per_epoch,
+                      .tokens_per_step = 1,
+                      .run_steps = static_cast<int64_t>(std::llround(100 * steps_per_epoch))};
+    const Schedule schedule(c, clock);
+    const auto at = [&](int64_t epoch) {
+      return schedule.factor(static_cast<int64_t>(std::ceil(static_cast<double>(epoch) * steps_per_epoch)));
+    };
+    CHECK(at(19) == doctest::Approx(1e-3 + 0.999 * 0.95).epsilon(1e-4));
+    CHECK(at(20) == doctest::Approx(0.5 * (1 + std::cos(3.14159265358979 * 0.2))).epsilon(1e-4));
+  }
+}
+
 TEST_CASE("DeiT's rates as its code runs them, and per step") {
   // 300 epochs of 10 steps, peak 1e-3, warm-up of 5 epochs from 1e-6, floor 1e-5 (vectors spec 11).
   ScheduleConfig c;

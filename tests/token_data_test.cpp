@@ -186,7 +186,7 @@ TEST_CASE("The end of the training text is kept out of training") {
   family.resolve_model(recipe);
   std::set<int32_t> seen[2];
   for (int which = 0; which < 2; ++which) {
-    const auto source = family.make_source(recipe.data, which ? "held_out" : "train", 3);
+    const auto source = family.make_source(recipe.data, which ? "held_out" : "train", 3, Purpose::train);
     for (int64_t i = 0; i < 3 * source->epoch_samples(); ++i) {
       const Batch b = source->get(i, 1);
       for (const int32_t id : b.inputs.to_vector<int32_t>()) seen[which].insert(id);
@@ -198,10 +198,11 @@ TEST_CASE("The end of the training text is kept out of training") {
   CHECK(seen[0].size() > 880);  // all but the cut ends
   CHECK(seen[1].size() > 80);
   recipe.data.holdout = 0;
-  CHECK_THROWS_WITH_AS(family.make_source(recipe.data, "held_out", 3), doctest::Contains("data.holdout is 0"), Error);
+  CHECK_THROWS_WITH_AS(family.make_source(recipe.data, "held_out", 3, Purpose::train),
+                       doctest::Contains("data.holdout is 0"), Error);
   recipe.data.holdout = 0.005;
-  CHECK_THROWS_WITH_AS(family.make_source(recipe.data, "train", 3), doctest::Contains("leaves 5 of 1000 tokens"),
-                       Error);
+  CHECK_THROWS_WITH_AS(family.make_source(recipe.data, "train", 3, Purpose::train),
+                       doctest::Contains("leaves 5 of 1000 tokens"), Error);
 }
 
 TEST_CASE("The permutation is one, and depends on its key") {

@@ -239,3 +239,22 @@ TEST_CASE("the CUDA kernels train a tiny model under the block emulator, as the 
     if (a[i]["event"] == "step")
       CHECK(b[i]["loss"].get<double>() == doctest::Approx(a[i]["loss"].get<double>()).epsilon(1e-4));
 }
+
+TEST_CASE("a GPT that reads its token table out has no output layer to train alone or to draw anew; others have") {
+  const TinyRun t;
+  for (const bool tied : {true, false}) {
+    const std::string base = tied ? "tied" : "untied";
+    const std::string size = "duration=6st model.tied=" + std::string(tied ? "true" : "false") + " ";
+    const RunResult begun = run(t.train(size, base));
+    REQUIRE_MESSAGE(begun.exit_code == 0, begun.err);
+    const std::string from = size + "init.from='" + (t.folder / base).string() + "' ";
+    for (const std::string more : {"init.trains=head", "init.reset_head=true"}) {
+      CAPTURE(more);
+      const RunResult r = run(t.train(from + more, base + "-" + more.substr(5, 4)));
+      CAPTURE(r.err);
+      CHECK(r.exit_code == (tied ? 1 : 0));
+      if (tied) CHECK(r.one_line_error());
+      if (tied) CHECK(r.err.find("output layer of their own") != std::string::npos);
+    }
+  }
+}

@@ -263,7 +263,7 @@ TEST_CASE("class names and preprocessing") {
   CHECK(read({{"size", 224}, {"resample", 2}}).interpolation == "bilinear");
   CHECK(read({{"size", 256}, {"do_center_crop", true}, {"crop_size", 224}}).crop_pct == 0.875);
   CHECK(read({{"image_mean", {0.5, 0.25}}}).mean == std::vector<double>{0.5, 0.25});
-  CHECK(read({{"image_mean", {0.5}}, {"do_normalize", false}}).mean.empty());
+  CHECK(read({{"image_mean", {0.5}}, {"do_normalize", false}}).mean == std::vector<double>{0, 0, 0});
   check_sentence(error_of([&] { read({{"image_mean", {"a"}}}); }), {"\"image_mean\" must be a list of numbers"});
   CHECK(read_picture_info(folder / "nowhere") == PictureInfo());
   Copy c("vit_hf");

@@ -43,9 +43,10 @@ std::vector<int64_t> split_depth(const std::vector<int64_t>& full, int64_t block
   const bool follows = ruled(all) == full[0];
   int64_t first =
       follows ? ruled(blocks) : std::llround(static_cast<double>(full[0] * blocks) / static_cast<double>(all));
-  first = std::clamp<int64_t>(first, 1, std::min(full[0], blocks - 1));
-  check(blocks >= 2 && blocks - first <= full[1], "plan", blocks, " blocks cannot be divided among ", full[0], " and ",
-        full[1]);
+  const int64_t most = std::min(full[0], blocks - 1);
+  if (most >= 1) first = std::clamp<int64_t>(first, 1, most);
+  check(most >= 1 && blocks - first <= full[1], "plan", blocks, " blocks cannot be divided among ", full[0], " and ",
+        full[1], "; expected at least one in each group");
   return {first, blocks - first};
 }
 

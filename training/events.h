@@ -84,6 +84,8 @@ struct LoopView {
   std::string split;
   EvalResult eval, eval_ema;
   bool has_ema = false;
+  // Pictures that could not be read: among those evaluated; among those trained on, as far as this process has seen.
+  int64_t eval_unreadable = 0, train_unreadable = 0;
   int64_t peak_memory = 0;  // bytes, of the stage so far
   bool resumed = false;     // this process continued a run
   std::string checksum;     // at run_end

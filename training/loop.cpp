@@ -70,6 +70,7 @@ Outcome Loop::run(const std::filesystem::path& checkpoint) {
                                               : "hours";
   if (outcome == Outcome::complete || outcome == Outcome::until) {
     view_.checksum = checksum(model_->params());
+    view_.train_unreadable = source_->unreadable();
     emit(Event::run_end);
   }
   return outcome;
@@ -79,9 +80,9 @@ Outcome Loop::run(const std::filesystem::path& checkpoint) {
 void Loop::open_data(const Stage& stage) {
   const Recipe& recipe = settings_.recipe;
   const auto seed = static_cast<uint64_t>(stage.seed.value_or(recipe.seed));
-  source_ = settings_.make_source(stage.data, stage.split, seed);
+  source_ = settings_.make_source(stage.data, stage.split, seed, Purpose::train);
   // Evaluated at the recipe's full size, whatever the stage trains at.
-  eval_source_ = settings_.make_source(recipe.data, recipe.eval.split, seed);
+  eval_source_ = settings_.make_source(recipe.data, recipe.eval.split, seed, Purpose::judge);
   const int64_t size = stage.batch.size, micro = stage.batch.micro_size();
   check(size % micro == 0, "config", "batch.micro (", micro, ") does not divide batch.size (", size, ")");
   check(source_->epoch_samples() > 0, "data", "the split \"", stage.split, "\" has no sample");
@@ -107,7 +108,8 @@ void Loop::open_loader(const Stage& stage) {
       VariantData& mine = variants_.emplace_back();
       mine.batch = stage.batch;
       set_extent(data, mine.batch, v.extent);
-      mine.source = settings_.make_source(data, stage.split, seed);
+      mine.source = settings_.make_source(data, stage.split, seed, Purpose::train);
+      mine.judge = settings_.make_source(data, stage.split, seed, Purpose::score);
       mine.skip = block_set(model_->params().entries(), v.skip);
     }
   } else if (view_.trains) {
@@ -165,8 +167,10 @@ StageStart Loop::start_of(const Stage& stage) {
   start.collected = [this](int index, int i) { return snapshot_file(settings_.run, index, i); };
   start.score = [this, &stage](const std::string& split, int64_t batches) {
     const auto seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
-    const auto source =
-        split == settings_.recipe.eval.split ? eval_source_ : settings_.make_source(stage.data, split, seed);
+    const auto source = split == settings_.recipe.eval.split
+                            ? eval_source_
+                            : settings_.make_source(stage.data, split, seed, Purpose::judge);
+    estimate_statistics(stage);
     return evaluated(*source, stage.batch.micro_size(), batches, view_.state.spent.flops).loss;
   };
   start.note = [this](Json event) { view_.notes.push_back(std::move(event)); };

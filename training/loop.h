@@ -15,9 +15,9 @@
 
 namespace accrete {
 
-// Makes the source of a split: train sources shuffle as data.sampling says, others keep the order of the data.
-using SourceFactory =
-    std::function<std::shared_ptr<const Source>(const DataConfig& data, const std::string& split, uint64_t seed)>;
+// Makes the source of a split. Splits of the data set, and "held_out": the part of "train" that data.holdout keeps out.
+using SourceFactory = std::function<std::shared_ptr<const Source>(const DataConfig& data, const std::string& split,
+                                                                  uint64_t seed, Purpose purpose)>;
 
 struct LoopSettings {
   Recipe recipe;
@@ -53,7 +53,7 @@ class Loop {
   using Time = std::chrono::steady_clock::time_point;
   // Of an elastic stage: each variant's data, rows and blocks left out.
   struct VariantData {
-    std::shared_ptr<const Source> source;
+    std::shared_ptr<const Source> source, judge;  // what it trains on, what it is scored on
     BatchConfig batch;
     BlockSet skip;
   };
@@ -126,7 +126,7 @@ class Loop {
   int64_t schedule_begin_ = 0;           // step of the schedule at which the stage begins
   double step_flops_ = 0;                // of the method's own arithmetic
   double best_score_ = 0;
-  std::string best_;            // checkpoint folder with the best evaluated loss
+  std::string best_;            // checkpoint folder with the best evaluated score
   bool evaluated_now_ = false;  // at the present step
   Spent stage_begin_;           // what had been spent when the stage began
   double waited_ = 0;           // for data, by this stage's loader so far

@@ -158,6 +158,7 @@ void Loop::evaluate(const Stage& stage) {
     const WithValues averaged(model_->params(), ema->second);
     view_.eval_ema = evaluated(*eval_source_, size, eval.batches, flops);
   }
+  view_.eval_unreadable = eval_source_->unreadable();
   evaluated_now_ = true;
   charge_time();
   emit(Event::eval);
@@ -166,20 +167,22 @@ void Loop::evaluate(const Stage& stage) {
 // Running statistics of batch norms for weights that no step has made (an average): the mean over some training batches
 // (twa spec 5). With momentum 1/k in batch k, running values that begin anywhere become that mean.
 void Loop::estimate_statistics(const Stage& stage) {
-  const ParamStore& store = model_->params();
-  const bool any = std::any_of(store.entries().begin(), store.entries().end(),
-                               [](const ParamEntry& e) { return e.buffer && e.init.kind != Init::Kind::sincos2d; });
-  if (stage.statistics_batches <= 0 || !any) return;
+  if (stage.statistics_batches <= 0 || !model_->params().has_running_statistics()) return;
   settle();
+  // Training samples, whatever the stage itself learns from.
+  const auto seed = static_cast<uint64_t>(stage.seed.value_or(settings_.recipe.seed));
+  const auto source =
+      stage.split == "train" ? source_ : settings_.make_source(stage.data, "train", seed, Purpose::train);
   Context ctx = context(stage, true);
   ctx.recompute = false;
+  BatchFeed feed(settings_.device);
   Tape tape;
   {
     const NoGrad quiet;
     const int64_t rows = stage.batch.micro_size();
     for (int64_t k = 0; k < stage.statistics_batches; ++k) {
       ctx.norm_momentum = 1.0f / static_cast<float>(k + 1);
-      model_->loss((*feed_)(source_->get(k * rows, rows)), ctx);
+      model_->loss(feed(source->get(k * rows, rows)), ctx);
     }
   }
   view_.state.spent.flops += tape.total_flops();
@@ -196,7 +199,7 @@ void Loop::score_variants(const Stage& stage) {
   if (!elastic.score_average.empty()) averaged.emplace(model_->params(), stepper_->state().at(elastic.score_average));
   for (size_t i = 0; i < variants_.size(); ++i) {
     const VariantData& v = variants_[i];
-    s.scores[i] += evaluated(*v.source, v.batch.micro_size(), elastic.score_batches, s.spent.flops, &v.skip).loss;
+    s.scores[i] += evaluated(*v.judge, v.batch.micro_size(), elastic.score_batches, s.spent.flops, &v.skip).loss;
   }
   ++s.scorings;
   charge_time();

@@ -104,11 +104,7 @@ Stage stage_of(const Recipe& recipe, std::string name) {
   stage.base_seed = recipe.seed;
   stage.initialise = recipe.init.from.empty() ? begin_at_random : begin_pretrained;
   stage.initialised_at_random = recipe.init.from.empty();
-  // The rows of the output layer are classes (or tokens); those of a norm before it are channels.
-  if (recipe.init.trains == "head")
-    stage.trainable = [](const ParamEntry& e) {
-      return e.last && !e.axes.empty() && (e.axes[0].role == Role::none || e.axes[0].role == Role::vocab);
-    };
+  if (recipe.init.trains == "head") stage.trainable = [](const ParamEntry& e) { return e.marks.head; };
   return stage;
 }
 
@@ -148,7 +144,7 @@ void begin_at_random(StageStart& start) {
 }
 
 void begin_pretrained(StageStart& start) {
-  if (!start.network) return;
+  check(start.network != nullptr, "plan", "weights of another model need a model that they are for");
   restore(start.store, start.pretrained(start.network->config()));
   if (start.optimizer) start.optimizer->reset_averages();
 }

@@ -59,8 +59,10 @@ std::vector<float> Optimizer::layer_scales() const {
   int blocks = 0;
   for (const ParamEntry& e : entries) blocks = std::max(blocks, e.number + 1);
   std::vector<float> scales;
+  int before = 0;  // blocks declared so far
   for (const ParamEntry& e : entries) {
-    const int layer = e.block >= 0 ? e.number + 1 : e.last ? blocks + 1 : 0;
+    before = std::max(before, e.number + 1);
+    const int layer = e.block >= 0 ? e.number + 1 : e.last ? blocks + 1 : before;
     scales.push_back(static_cast<float>(std::pow(config_.layer_decay, blocks + 1 - layer)));
   }
   return scales;

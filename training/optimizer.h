@@ -104,7 +104,8 @@ class Optimizer : public Stepper {
   void step_lamb(const Range& r, double lr);
   void step_muon(const Range& r, double lr);
 
-  // decay^(L + 1 - k) with k = 0 before the blocks, i + 1 in block i of L, L + 1 behind them (arXiv 2111.06377).
+  // decay^(L + 1 - k) with k = 0 before the blocks, i + 1 in block i of L, L + 1 behind them (arXiv 2111.06377); what
+  // lies between groups of blocks goes with the block before it.
   std::vector<float> layer_scales() const;
 
   OptimConfig config_;

@@ -48,6 +48,7 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
   cost.peak = memory_use(kDry).peak;
   cost.memory_table = memory_report(kDry);
   cost.params = store.parameter_count();
+  cost.has_statistics = store.has_running_statistics();
   cost.trainable = store.trainable_count();
   return cost;
 }
@@ -60,7 +61,8 @@ StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Varia
   check(batch.size % batch.micro_size() == 0, "config", "batch.micro (", batch.micro_size(),
         ") does not divide batch.size (", batch.size, ")");
   if (variant) set_extent(data, batch, variant->extent);
-  const auto source = settings.make_source(data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
+  const auto source =
+      settings.make_source(data, stage.split, static_cast<uint64_t>(settings.recipe.seed), Purpose::train);
   StepCost cost = dry_step(settings, stage, *source, batch.size, batch.micro_size(),
                            variant ? variant->skip : std::vector<int64_t>{});
   cost.tokens = static_cast<double>(batch.size * source->tokens_per_sample());
@@ -72,7 +74,8 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
   std::vector<StagePrediction> all;
   int64_t begun = 0;  // steps of the run before the stage
   for (const Stage& stage : planned_stages(plan)) {
-    const auto source = settings.make_source(stage.data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
+    const auto source =
+        settings.make_source(stage.data, stage.split, static_cast<uint64_t>(settings.recipe.seed), Purpose::train);
     Clock clock;
     clock.steps_per_epoch = static_cast<double>(source->epoch_samples()) / static_cast<double>(stage.batch.size);
     clock.tokens_per_step = static_cast<double>(source->tokens_per_sample() * stage.batch.size);
@@ -107,11 +110,15 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
       p.flops += scoring * static_cast<double>(std::min(e.scorings, p.steps));
     }
     if (stage.scoring) {
-      const auto judge = settings.make_source(stage.data, stage.scoring->split, 0);
+      const auto judge = settings.make_source(stage.data, stage.scoring->split, 0, Purpose::judge);
       int64_t rows = judge->epoch_samples();
       if (stage.scoring->batches > 0) rows = std::min(rows, stage.scoring->batches * stage.batch.micro_size());
       p.flops +=
           step.forward_flops / static_cast<double>(stage.batch.size) * static_cast<double>(rows * stage.scoring->times);
+    }
+    if (step.has_statistics) {
+      const double estimations = 1 + (stage.scoring ? static_cast<double>(stage.scoring->times) : 0.0);
+      p.flops += estimations * static_cast<double>(stage.statistics_batches) * step.score_flops;
     }
     p.params = step.params;
     p.trainable = step.trainable;
@@ -128,7 +135,8 @@ std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& p
 }
 
 int64_t largest_micro_batch(const LoopSettings& settings, const Stage& stage, int64_t bytes) {
-  const auto source = settings.make_source(stage.data, stage.split, static_cast<uint64_t>(settings.recipe.seed));
+  const auto source =
+      settings.make_source(stage.data, stage.split, static_cast<uint64_t>(settings.recipe.seed), Purpose::train);
   for (int64_t micro = stage.batch.micro_size(); micro >= 1; --micro) {
     if (stage.batch.size % micro != 0) continue;
     try {

@@ -27,6 +27,7 @@ struct StepCost {
   double score_flops = 0;  // of a forward pass of one micro-batch
   double tokens = 0;
   int64_t peak = 0, params = 0, trainable = 0;
+  bool has_statistics = false;  // running ones of batch norms
   std::string memory_table;
 };
 StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Variant* variant = nullptr);

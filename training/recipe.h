@@ -41,7 +41,8 @@ struct DataConfig {
     v("augment", augment, "pictures: augmentation of the training split");
     v("sampling", sampling, "order of training samples", one_of("shuffled", "random", "sequential"));
     v("loader_threads", loader_threads, "threads that prepare batches ahead; 0: none", between(0, 256));
-    v("holdout", holdout, "share of the training data, its end, kept out of training: the split \"held_out\"",
+    v("holdout", holdout,
+      "share of the training data (of texts its end, of pictures any) kept out of training: the split \"held_out\"",
       between(0, 0.5));
   }
 };
@@ -83,7 +84,7 @@ struct CheckpointConfig {
   void fields(V& v) {
     v("every", every, "checkpoint interval, a duration; 0st: only at the end of a stage");
     v("keep_last", keep_last, "how many of the newest checkpoints are kept", between(1, 1000000));
-    v("keep_best", keep_best, "also keep the checkpoint with the lowest evaluated loss");
+    v("keep_best", keep_best, "also keep the checkpoint with the lowest evaluated loss (pictures: the highest top-1)");
   }
 };
 

@@ -138,6 +138,7 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
       j["split"] = view.split;
       add_measures(j, view.eval);
       if (view.has_ema) add_measures(j, view.eval_ema, "ema_");
+      if (view.eval_unreadable > 0) j["unreadable"] = view.eval_unreadable;
       add_cost(j, view);
       write(j);
       break;
@@ -231,6 +232,9 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
            << (view.eval.task == Task::classes ? " pictures, " : " tokens, ") << format_flops(s.flops) << ", "
            << format_duration(s.seconds) << ", peak memory " << human_bytes(view.peak_memory) << "; " << view.split
            << " " << to_text(view.eval);
+      if (view.train_unreadable + view.eval_unreadable > 0)
+        text << "; pictures that could not be read: " << view.train_unreadable << " for training, "
+             << view.eval_unreadable << " of " << view.split;
       progress_.finish();
       progress_.print(text.str());
       break;

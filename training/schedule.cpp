@@ -31,7 +31,9 @@ double Schedule::factor(int64_t t) const {
 
 double Schedule::at(double t) const {
   const auto warmup = static_cast<double>(warmup_);
-  if (t < warmup) {
+  // Between steps (an epoch's beginning) t has a fraction; limits are whole steps, met when t rounds to them.
+  const double step = std::floor(t + 0.5);
+  if (step < warmup) {
     if (config_.warmup_start > 0) return config_.warmup_start + (1 - config_.warmup_start) * t / warmup;
     return (t + 1) / (warmup + (config_.warmup_to_peak ? 0 : 1));
   }
@@ -50,7 +52,7 @@ double Schedule::at(double t) const {
   if (config_.name == "step") {
     double factor = 1.0;
     for (const int64_t m : milestones_)
-      if (t >= static_cast<double>(m)) factor *= config_.gamma;
+      if (step >= static_cast<double>(m)) factor *= config_.gamma;
     return factor;
   }
   return 1.0;  // constant

@@ -65,8 +65,8 @@ void Subspace::step(double lr, const BlockSet& skip) {
   if (host) {
     expand(basis_, store_.values(), start, g);
   } else {
-    const Tensor values = start.to(kCpu);
-    expand(basis_, values, values, g);
+    const Tensor values = store_.values().to(kCpu);  // what is in no block (running statistics) stays as it is
+    expand(basis_, values, start.to(kCpu), g);
     store_.values().copy_from(values);
   }
   store_.refresh();

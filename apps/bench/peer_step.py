@@ -65,13 +65,14 @@ class Gpt(nn.Module):
 
 
 class Picture(nn.Module):
-    """timm's model with the soft-target loss of vision recipes."""
+    """timm's model with the soft-target loss of vision recipes; VOLO also learns from every patch, as ours does."""
 
     def __init__(self, name, resolution, patch, width, depth, heads, classes):
         super().__init__()
         import timm
 
-        if name in VOLO:
+        self.patches = name in VOLO
+        if self.patches:
             self.net = timm.create_model(f"{name.replace('-', '_')}_224", img_size=resolution, num_classes=classes)
             self.net.mix_token = False
         else:
@@ -79,12 +80,14 @@ class Picture(nn.Module):
                 img_size=resolution, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=classes)
 
     def forward(self, x, targets):
-        z = self.net(x)
-        if isinstance(z, tuple):  # VOLO in training: class logits, patch logits, box
-            patches = z[1].flatten(0, 1).float()
-            dense = targets.unsqueeze(1).expand(-1, z[1].shape[1], -1).flatten(0, 1)
-            return -(targets * F.log_softmax(z[0].float(), -1)).sum(-1).mean() - 0.5 * (dense * F.log_softmax(patches, -1)).sum(-1).mean()
-        return -(targets * F.log_softmax(z.float(), -1)).sum(-1).mean()
+        def loss(logits, wanted):
+            return -(wanted * F.log_softmax(logits.float(), -1)).sum(-1).mean()
+
+        if not self.patches:
+            return loss(self.net(x), targets)
+        of_class, of_patches = self.net.forward_train(x)[:2]
+        of_class = self.net.head(of_class)  # which timm leaves to the caller
+        return loss(of_class, targets) + 0.5 * loss(of_patches, targets.unsqueeze(1))
 
 
 def fastest_attention(batch, heads, length, head_dim, dtype):

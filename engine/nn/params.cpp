@@ -1,5 +1,6 @@
 #include "engine/nn/params.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -156,6 +157,11 @@ int64_t ParamStore::parameter_count() const {
   int64_t n = 0;
   for (const ParamEntry& e : entries_) n += e.buffer ? 0 : e.count();
   return n;
+}
+
+bool ParamStore::has_running_statistics() const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const ParamEntry& e) { return e.buffer && e.init.kind != Init::Kind::sincos2d; });
 }
 
 int64_t ParamStore::trainable_count() const {

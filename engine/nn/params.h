@@ -58,6 +58,7 @@ enum class Tie : uint8_t {
 struct Marks {
   Tie tie = Tie::none;
   bool branch_end = false;  // of the last linear layer of a residual branch: with zeros the branch adds nothing
+  bool head = false;        // of an output layer, whose rows are classes or tokens
 };
 
 struct ParamEntry {
@@ -100,6 +101,7 @@ class ParamStore {
   int find(std::string_view name) const;  // -1 when absent
   int64_t parameter_count() const;        // elements of all entries, without padding and buffers
   int64_t trainable_count() const;
+  bool has_running_statistics() const;                // of batch norms: buffers that forward passes in training write
   int64_t flat_count() const { return flat_count_; }  // length of the flat buffers, with padding (zeros)
   DType compute_dtype() const { return compute_; }
   Device device() const { return device_; }

@@ -164,8 +164,11 @@ void Autoprog::regulate(Stage& stage, int k) const {
   Json settings = settings_of(stage);
   const auto set = [&](const std::string& path, double value) {
     Json& number = number_at(settings, path);
+    // Whole numbers, to even, as released; timm's magnitudes too, though a fraction would mean something.
     if (number.is_number_integer())
-      number = static_cast<int64_t>(std::nearbyint(value));  // to even, as released
+      number = static_cast<int64_t>(std::nearbyint(value));
+    else if (path == "data.augment.magnitude")
+      number = std::nearbyint(value);
     else
       number = value;
   };
