@@ -145,19 +145,25 @@ std::string comparison_text(const Comparison& c) {
   const auto or_dash = [](double value, std::string (*format)(double)) {
     return std::isfinite(value) ? format(value) : std::string("-");
   };
-  size_t width = 12;
-  for (const CompareRow& row : c.rows) width = std::max(width, row.name.size());
+  const auto measure = [&](double value) { return std::isfinite(value) ? format_measure(c.metric, value) : "-"; };
   const CompareRow& base = c.rows[c.baseline];
-  const int w = static_cast<int>(width);
+  const std::string heading = c.split + " " + c.metric;
+  std::vector<std::string> values;
+  size_t name_width = 12, value_width = std::max<size_t>(17, heading.size());
+  for (const CompareRow& row : c.rows) {
+    values.push_back(measure(row.mean));
+    if (row.runs.size() > 1) values.back() += " (" + measure(row.lowest) + ".." + measure(row.highest) + ")";
+    name_width = std::max(name_width, row.name.size());
+    value_width = std::max(value_width, values.back().size());
+  }
+  const int w = static_cast<int>(name_width), vw = static_cast<int>(value_width);
   char line[512];
   std::string out;
-  std::snprintf(line, sizeof line, "%-*s %5s  %-17s %12s %9s %9s   %-28s\n", w, "run", "seeds",
-                (c.split + " " + c.metric).c_str(), "compute", "time", "memory",
-                ("cost to reach " + format_loss(c.target)).c_str());
+  std::snprintf(line, sizeof line, "%-*s %5s  %-*s %12s %9s %9s   %-28s\n", w, "run", "seeds", vw, heading.c_str(),
+                "compute", "time", "memory", ("cost to reach " + measure(c.target)).c_str());
   out += line;
-  for (const CompareRow& row : c.rows) {
-    std::string value = or_dash(row.mean, format_loss);
-    if (row.runs.size() > 1) value += " (" + format_loss(row.lowest) + ".." + format_loss(row.highest) + ")";
+  for (size_t i = 0; i < c.rows.size(); ++i) {
+    const CompareRow& row = c.rows[i];
     std::string reach = "not reached";
     if (row.reached > 0) {
       reach = format_flops(row.reaching.flops);
@@ -168,8 +174,8 @@ std::string comparison_text(const Comparison& c) {
         reach += ", " + std::to_string(row.reached) + " of " + std::to_string(row.runs.size()) + " runs";
     }
     if (&row == &base) reach += " (baseline)";
-    std::snprintf(line, sizeof line, "%-*s %5zu  %-17s %12s %9s %9s   %s\n", w, row.name.c_str(), row.runs.size(),
-                  value.c_str(), or_dash(row.total.flops, format_flops).c_str(),
+    std::snprintf(line, sizeof line, "%-*s %5zu  %-*s %12s %9s %9s   %s\n", w, row.name.c_str(), row.runs.size(), vw,
+                  values[i].c_str(), or_dash(row.total.flops, format_flops).c_str(),
                   or_dash(row.total.seconds, format_duration).c_str(), or_dash(row.peak_memory, format_bytes).c_str(),
                   reach.c_str());
     out += line;

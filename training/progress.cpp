@@ -90,6 +90,10 @@ std::string format_loss(double loss) {
                                 : text("%.4f", loss);
 }
 
+std::string format_measure(const std::string& name, double value) {
+  return name.find("top") != std::string::npos ? text("%.2f %%", 100 * value) : format_loss(value);
+}
+
 std::string progress_line(const ProgressState& s) {
   std::string line = "st " + std::to_string(s.step) + (s.steps > 0 ? "/" + std::to_string(s.steps) : "");
   if (known(s.epoch)) line += text("  ep %.*f", s.epoch < 10 ? 2 : 1, s.epoch);

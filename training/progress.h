@@ -23,6 +23,8 @@ std::string format_bytes(double bytes);           // "512 B", "1.50 MB" (10^6), 
 std::string format_flops(double flops);           // "3.20 GFLOP", "1.45 PFLOP"
 std::string format_rate(double lr);               // a learning rate: "6.1e-4", "0.1", "0"
 std::string format_loss(double loss);             // four digits: "4.812", "0.0312", "nan"
+// A value of a measure by its name: "99.30 %" of top-1 and top-5, else as a loss.
+std::string format_measure(const std::string& name, double value);
 
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 

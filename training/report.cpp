@@ -17,150 +17,6 @@
 namespace accrete {
 namespace {
 
-constexpr size_t kMaxPoints = 1200;  // more than the pixels of a chart
-
-struct Axis {
-  const char *key, *label;
-};
-constexpr Axis kAxes[] = {
-    {"step", "steps"}, {"tokens", "tokens"}, {"samples", "samples"}, {"flops", "FLOPs"}, {"seconds", "time"}};
-
-// Charts with a known meaning, in the order of the page. Other numbers of step and eval events follow under their own
-// names.
-struct Known {
-  const char *key, *title, *unit;
-};
-constexpr Known kCharts[] = {{"loss", "Loss", ""},
-                             {"perplexity", "Perplexity", ""},
-                             {"top1", "Top-1 accuracy", ""},
-                             {"top5", "Top-5 accuracy", ""},
-                             {"lr", "Learning rate", ""},
-                             {"grad_norm", "Gradient norm", ""},
-                             {"rate", "Rate per second", "count"},
-                             {"memory", "Memory", "bytes"},
-                             {"data_wait", "Waiting for data", "seconds"}};
-
-// Keys that are no curve: what stands on the axes, the cost of evaluations, and what only a test asks for.
-bool is_axis(const std::string& key) {
-  return key == "eval_flops" || key == "allocations" ||
-         std::ranges::any_of(kAxes, [&](const Axis& axis) { return key == axis.key; });
-}
-
-// Six significant digits: what a curve can show, in a third of the bytes.
-Json rounded(double value) {
-  if (!std::isfinite(value)) return nullptr;
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6g", value);
-  return std::strtod(text, nullptr);
-}
-
-// The numeric columns of some events. Curves of more than kMaxPoints are thinned: each point is the mean of an equal
-// number of events, standing at the costs of the last of them. A part with no finite value is a gap.
-Json columns_of(const std::vector<const Json*>& events, const std::vector<RunCost>& costs) {
-  std::vector<std::string> keys;
-  for (const Json* event : events)
-    for (const auto& [key, value] : event->items()) {
-      const bool numeric = value.is_number() || value == "nan" || value == "inf" || value == "-inf";
-      const bool skip = key == "stage" || key == "event" || is_axis(key) || std::ranges::find(keys, key) != keys.end();
-      if (numeric && !skip) keys.push_back(key);
-    }
-  const size_t part = (events.size() + kMaxPoints - 1) / kMaxPoints;
-  Json columns = Json::object();
-  const std::pair<const char*, double RunCost::*> axes[] = {{"step", &RunCost::step},
-                                                            {"tokens", &RunCost::tokens},
-                                                            {"samples", &RunCost::samples},
-                                                            {"flops", &RunCost::flops},
-                                                            {"seconds", &RunCost::seconds}};
-  for (const auto& [name, member] : axes) {
-    Json list = Json::array();
-    bool known = false;
-    for (size_t first = 0; first < events.size(); first += part) {
-      const double value = costs[std::min(first + part, events.size()) - 1].*member;
-      known = known || std::isfinite(value);
-      // Steps stay whole numbers, exactly.
-      list.push_back(std::isfinite(value) && member == &RunCost::step ? Json(value) : rounded(value));
-    }
-    if (known) columns[name] = std::move(list);
-  }
-  for (const auto& key : keys) {
-    Json list = Json::array();
-    for (size_t first = 0; first < events.size(); first += part) {
-      double sum = 0;
-      int count = 0;
-      for (size_t i = first; i < std::min(first + part, events.size()); ++i) {
-        const double value = metric(*events[i], key);
-        if (std::isfinite(value)) sum += value, ++count;
-      }
-      list.push_back(count ? rounded(sum / count) : Json());
-    }
-    columns[key] = std::move(list);
-  }
-  return columns;
-}
-
-// "train" and one table for each evaluated split, as the script wants them.
-void add_tables(Json& tables, const RunRecord& run, size_t number) {
-  std::vector<std::string> names = {"train"};
-  std::map<std::string, std::pair<std::vector<const Json*>, std::vector<RunCost>>> found;
-  for (const auto& split : eval_splits(run)) names.push_back(split);
-  RunCost spent{NAN, NAN, NAN, NAN, NAN};
-  for (const auto& event : run.events) {
-    const RunCost now = cost_of(event);
-    for (double RunCost::*part :
-         {&RunCost::step, &RunCost::tokens, &RunCost::samples, &RunCost::flops, &RunCost::seconds})
-      if (std::isfinite(now.*part)) spent.*part = now.*part;
-    const bool step = event["event"] == "step";
-    if (!step && event["event"] != "eval") continue;
-    auto& [events, costs] = found[step ? "train" : event_text(event, "split", "eval")];
-    events.push_back(&event);
-    costs.push_back(spent);
-  }
-  for (const auto& name : names)
-    if (const auto& [events, costs] = found[name]; !events.empty())
-      tables.push_back(
-          {{"run", number}, {"name", name}, {"dots", name != "train"}, {"columns", columns_of(events, costs)}});
-}
-
-Json page_data(const std::vector<RunRecord>& runs) {
-  Json data = {{"axes", Json::array()}, {"runs", Json::array()}, {"tables", Json::array()}, {"charts", Json::array()}};
-  std::set<std::string> present;
-  std::vector<std::string> others;
-  for (size_t i = 0; i < runs.size(); ++i) {
-    Json stages = Json::array();
-    for (const auto& event : runs[i].events) {
-      if (event["event"] != "stage_start") continue;
-      const RunCost cost = cost_of(event);
-      stages.push_back({{"name", event_text(event, "name", "stage")},
-                        {"step", rounded(cost.step)},
-                        {"tokens", rounded(cost.tokens)},
-                        {"samples", rounded(cost.samples)},
-                        {"flops", rounded(cost.flops)},
-                        {"seconds", rounded(cost.seconds)}});
-    }
-    data["runs"].push_back({{"name", runs[i].name}, {"stages", stages}});
-    add_tables(data["tables"], runs[i], i);
-  }
-  for (const auto& table : data["tables"])
-    for (const auto& [key, column] : table["columns"].items())
-      if (present.insert(key).second && !is_axis(key)) others.push_back(key);
-  for (const auto& [key, label] : kAxes)
-    if (present.contains(key)) data["axes"].push_back({{"key", key}, {"label", label}});
-  // One run is followed by its steps; runs of different models are compared by what they cost.
-  const bool several = runs.size() > 1 && present.contains("flops");
-  data["axis"] = several ? Json("flops") : data["axes"].empty() ? Json() : data["axes"][0]["key"];
-  const auto add_chart = [&](const std::string& key, const std::string& title, const std::string& unit) {
-    data["charts"].push_back({{"key", key},
-                              {"title", title},
-                              {"unit", unit},
-                              {"wide", data["charts"].empty()},
-                              {"noisy", key != "lr" && key != "memory" && key != "data_wait"}});
-  };
-  for (const auto& [key, title, unit] : kCharts)
-    if (std::erase(others, key)) add_chart(key, title, unit);
-  for (const auto& key : others) add_chart(key, key, "");
-  return data;
-}
-
 // ---- the parts of the page ------------------------------------------------------------------------------------------
 
 std::string cell(const std::string& text, bool number = true) {
@@ -174,8 +30,9 @@ std::string heads(std::initializer_list<const char*> names, size_t texts) {
   return row + "</tr>";
 }
 
+const std::string kDash = "\u2013";
 std::string or_dash(double value, std::string (*format)(double)) {
-  return std::isfinite(value) ? format(value) : "\u2013";
+  return std::isfinite(value) ? format(value) : kDash;
 }
 
 std::string table(const std::string& rows) { return "<div class=\"card scroll\"><table>" + rows + "</table></div>\n"; }
@@ -215,14 +72,18 @@ std::string headline(const RunRecord& run) {
       return rising ? a.value > b.value : a.value < b.value;
     };
     const auto best = std::ranges::min_element(points, better);
-    const std::string note = best->cost.step < points.back().cost.step
-                                 ? "best " + format_loss(best->value) + " at step " + format_count(best->cost.step)
-                                 : "";
-    cards += card(split + " " + name, format_loss(points.back().value), note);
+    std::string note;
+    if (best->cost.step < points.back().cost.step)
+      note = "best " + format_measure(name, best->value) + " at step " + format_count(best->cost.step);
+    if (const auto averaged = evaluations(run, split, std::string("ema_") + name); !averaged.empty())
+      note +=
+          (note.empty() ? "" : "; ") + std::string("averaged weights ") + format_measure(name, averaged.back().value);
+    const bool top1 = std::string_view(name) == "top1";
+    cards += card(split + " " + (top1 ? "top-1" : name), format_measure(name, points.back().value), note);
   }
   const RunCost total = total_cost(run);
   if (std::isfinite(total.step)) cards += card("steps", format_count(total.step));
-  if (std::isfinite(total.tokens) && total.tokens > 0)
+  if (std::isfinite(total.tokens) && total.tokens != total.samples)
     cards += card("tokens", format_count(total.tokens));
   else if (std::isfinite(total.samples))
     cards += card("samples", format_count(total.samples));
@@ -363,6 +224,7 @@ std::string comparison(const std::vector<RunRecord>& runs, const ReportSettings&
   const Comparison c = compare_runs(runs, options.baseline, options.metric);
   const CompareRow& base = c.rows[c.baseline];
   const bool known = std::isfinite(c.target);
+  const auto measure = [&](double value) { return std::isfinite(value) ? format_measure(c.metric, value) : kDash; };
   const std::string quality = (c.split.empty() ? "" : c.split + " ") + c.metric;
   std::string totals =
       heads({"run", "seeds", "final", "lowest", "highest", "steps", "compute", "", "time", "", "peak memory"}, 1);
@@ -378,21 +240,20 @@ std::string comparison(const std::vector<RunRecord>& runs, const ReportSettings&
              (self ? cell("") : saving(cost.flops, against.flops)) + cell(or_dash(cost.seconds, format_duration)) +
              (self ? cell("") : saving(cost.seconds, against.seconds));
     };
-    totals += "<tr>" + name + cell(std::to_string(row.runs.size())) + cell(or_dash(row.mean, format_loss)) +
-              cell(or_dash(row.lowest, format_loss)) + cell(or_dash(row.highest, format_loss)) +
-              costs(row.total, base.total) + cell(or_dash(row.peak_memory, format_bytes)) + "</tr>";
+    totals += "<tr>" + name + cell(std::to_string(row.runs.size())) + cell(measure(row.mean)) +
+              cell(measure(row.lowest)) + cell(measure(row.highest)) + costs(row.total, base.total) +
+              cell(or_dash(row.peak_memory, format_bytes)) + "</tr>";
     if (!known) continue;
     reach += "<tr>" + name;
     if (row.reached > 0)
       reach += cell(std::to_string(row.reached) + " of " + std::to_string(row.runs.size())) +
                costs(row.reaching, base.reaching) + "</tr>";
     else
-      reach +=
-          "<td class=\"n bad\" colspan=\"6\">not reached: ends with " + or_dash(row.mean, format_loss) + "</td></tr>";
+      reach += "<td class=\"n bad\" colspan=\"6\">not reached: ends with " + measure(row.mean) + "</td></tr>";
   }
   std::string out;
   if (known)
-    out += section("Cost to reach the final " + quality + " of " + base.name + " (" + format_loss(c.target) + ")",
+    out += section("Cost to reach the final " + quality + " of " + base.name + " (" + measure(c.target) + ")",
                    table(reach) +
                        "<p class=\"soft\">First evaluation that is as good, by the model that the run ends with; "
                        "everything a method spends is counted, small models and searches too. Means over the runs "
@@ -453,7 +314,7 @@ std::string report_html(const std::vector<RunRecord>& runs, const ReportSettings
     body += section(single ? "Generated text" : "Text generated by " + run.name, samples(run));
   if (!single) body += section("Settings that differ from the baseline", config_differences(runs, options.baseline));
   for (const auto& run : runs) body += configuration(run, single ? "Configuration" : "Configuration of " + run.name);
-  body += "<script type=\"application/json\" id=\"data\">" + html_json(page_data(runs)) + "</script>\n";
+  body += "<script type=\"application/json\" id=\"data\">" + html_json(report_curves(runs)) + "</script>\n";
   return html_page(title, body, kReportStyle, kReportScript);
 }
 

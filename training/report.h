@@ -28,6 +28,9 @@ std::string report_html(const std::vector<RunRecord>& runs, const ReportSettings
 void write_report(const std::filesystem::path& path, const std::vector<RunRecord>& runs,
                   const ReportSettings& options = {});
 
+// What the page's script draws: axes, tables of numbers, charts (report_curves.cpp; its form stands in
+// report_page.cpp).
+Json report_curves(const std::vector<RunRecord>& runs);
 // Style and script of the page (report_page.cpp).
 extern const char* const kReportStyle;
 extern const char* const kReportScript;
