@@ -97,19 +97,17 @@ std::unique_ptr<Model> load_checkpoint(const fs::path& folder, DType compute, De
 // Files of other libraries, by what config.json or else the tensors' names say.
 std::unique_ptr<Model> load_foreign(const fs::path& path, DType compute, Device device, const LoadOptions& options) {
   const fs::path config = (fs::is_directory(path) ? path : path.parent_path()) / "config.json";
-  const VitReadOptions vit{options.reset_head, options.seed};
-  const VoloReadOptions volo{options.reset_head, options.seed};
   if (!fs::exists(config)) {
     const Safetensors file = Safetensors::open(path);
-    if (has_volo_names(file)) return read_volo_timm(path, compute, device, volo);
-    if (has_timm_vit_names(file)) return read_vit_timm(path, compute, device, vit);
+    if (has_volo_names(file)) return read_volo_timm(path, compute, device, options);
+    if (has_timm_vit_names(file)) return read_vit_timm(path, compute, device, options);
   } else {
     const HfConfig hf(config);
     const std::string type = hf.text("model_type", "");
-    if (type == "vit" || type == "deit") return read_vit_hf(path, compute, device, vit);
+    if (type == "vit" || type == "deit") return read_vit_hf(path, compute, device, options);
     if (type.empty() && hf.text("architecture", "").starts_with("volo"))
-      return read_volo_timm(path, compute, device, volo);
-    if (type.empty() && hf.has("architecture")) return read_vit_timm(path, compute, device, vit);
+      return read_volo_timm(path, compute, device, options);
+    if (type.empty() && hf.has("architecture")) return read_vit_timm(path, compute, device, options);
   }
   refuse_new_head(options);
   return read_gpt_hf(path, compute, device);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/nn/model.h"
+#include "models/weights.h"
 
 namespace accrete {
 
@@ -32,10 +33,6 @@ ModelPlace find_model(const std::filesystem::path& path);
 // The newest finished checkpoint below RUN/ckpt; empty when there is none.
 std::filesystem::path newest_checkpoint(const std::filesystem::path& run);
 
-struct LoadOptions {
-  int64_t reset_head = 0;  // classes of a new, random classifier in place of the stored one; 0: the stored one
-  uint64_t seed = 1;       // of the new classifier
-};
 // Reads the model at `path`, ready to use. The family of foreign files follows from config.json, or without one from
 // the names of the tensors. Error when a new classifier is asked for and the family has none.
 std::unique_ptr<Model> load_model(const std::filesystem::path& path, DType compute, Device device,
@@ -53,8 +50,8 @@ const std::vector<std::string>& model_families();
 std::unique_ptr<Model> make_model(const std::string& family, const nlohmann::ordered_json& config, DType compute,
                                   Device device);
 
-// The folder with config.json that tells names of classes and how pictures are prepared (read_picture_info): the model's
-// own, or RUN/model of a run's checkpoint; empty when there is none.
+// The folder with config.json that tells names of classes and how pictures are prepared (read_picture_info): the
+// model's own, or RUN/model of a run's checkpoint; empty when there is none.
 std::filesystem::path find_picture_info(const std::filesystem::path& path);
 
 // The folder with the tokenizer that belongs to the model at `path`; empty when none lies beside it.

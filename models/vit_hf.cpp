@@ -104,7 +104,7 @@ void check_representable(const VitConfig& c) {
 
 }  // namespace
 
-std::unique_ptr<Vit> read_vit_hf(const fs::path& path, DType compute, Device device, const VitReadOptions& options) {
+std::unique_ptr<Vit> read_vit_hf(const fs::path& path, DType compute, Device device, const LoadOptions& options) {
   const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
   const HfConfig hf(folder / "config.json");
   const Safetensors file = Safetensors::open(path);

@@ -15,7 +15,7 @@ namespace accrete {
 // config.json beside it. Also accepted: names without the model's prefix, with "module." or "_orig_mod." in front, the
 // names of version 5; F64, F32, F16 and BF16. Everything that does not fit is listed in one Error.
 std::unique_ptr<Vit> read_vit_hf(const std::filesystem::path& path, DType compute, Device device,
-                                 const VitReadOptions& options = {});
+                                 const LoadOptions& options = {});
 
 // Writes config.json, preprocessor_config.json and model.safetensors (as f32, bf16 or f16) into the folder (made when
 // missing). Error for what the library's models do not have: LayerScale, mean pooling, positions for patches only, more

@@ -136,7 +136,7 @@ std::string vit_hf_name(std::string_view stored) {
 }
 
 std::unique_ptr<Vit> load_vit(VitConfig config, std::vector<TensorName> names, FoundTensors found,
-                              const std::string& where, DType compute, Device device, const VitReadOptions& options) {
+                              const std::string& where, DType compute, Device device, const LoadOptions& options) {
   if (options.reset_head > 0) {
     config.classes = options.reset_head;
     for (const TensorName& n : names)

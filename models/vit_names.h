@@ -10,11 +10,6 @@
 
 namespace accrete {
 
-struct VitReadOptions {
-  int64_t reset_head = 0;  // classes of a new, random classifier in place of the stored one; 0: the stored one
-  uint64_t seed = 1;       // of the new classifier
-};
-
 // timm: our names; tokens and positions are stored (1, T, C), the patch matrix as a convolution (C, channels, P, P).
 std::vector<TensorName> vit_timm_names(const VitConfig& config);
 // transformers, without the model's prefix ("vit.", "deit."): query, key and value apart.
@@ -30,6 +25,6 @@ std::string vit_hf_name(std::string_view stored);
 // A model with these weights: the table is checked against what was found, without the classifier where a new one was
 // asked for, and loaded. Error that lists everything that does not fit, before memory is allocated.
 std::unique_ptr<Vit> load_vit(VitConfig config, std::vector<TensorName> names, FoundTensors found,
-                              const std::string& where, DType compute, Device device, const VitReadOptions& options);
+                              const std::string& where, DType compute, Device device, const LoadOptions& options);
 
 }  // namespace accrete

@@ -6,48 +6,25 @@
 
 #include "engine/core/json.h"
 #include "models/hf_config.h"
+#include "models/timm_files.h"
 
 namespace accrete {
 namespace fs = std::filesystem;
 namespace {
 
 // ---- sizes that the shapes tell ------------------------------------------------------------------------------------
-class Shapes {
- public:
-  Shapes(const FoundTensors& found, const std::string& where) : found_(found), where_(where) {}
-
-  bool has(std::string_view name) const { return found_.contains(name); }
-  int64_t size(const char* name, size_t rank, size_t axis) const {
-    const auto it = found_.find(name);
-    check(it != found_.end(), where_, "no tensor \"", name, "\"; expected a vision transformer of timm");
-    check(it->second.shape.size() == rank, where_, "\"", name, "\" has ", it->second.shape.size(), " axes; expected ",
-          rank);
-    return it->second.shape[axis];
-  }
-  // Blocks 0 .. depth-1, found one after the other.
-  int64_t depth() const {
-    int64_t n = 0;
-    while (has("blocks." + std::to_string(n) + ".norm1.weight")) ++n;
-    return n;
-  }
-
- private:
-  const FoundTensors& found_;
-  const std::string& where_;
-};
-
 // The side of a square of `cells`; 0 when it is none.
 int64_t side_of(int64_t cells) {
   const auto side = cells > 0 ? static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(cells)))) : 0;
   return side * side == cells ? side : 0;
 }
 
-VitConfig config_from_shapes(const Shapes& s, const std::string& where) {
+VitConfig config_from_shapes(const FoundShapes& s, const std::string& where) {
   VitConfig c;
   c.embed_dim = s.size("patch_embed.proj.weight", 4, 0);
   c.channels = s.size("patch_embed.proj.weight", 4, 1);
   c.patch = s.size("patch_embed.proj.weight", 4, 2);
-  c.depth = s.depth();
+  c.depth = s.blocks("blocks");
   c.distilled = s.has("dist_token");
   if (s.has("reg_token")) c.registers = s.size("reg_token", 3, 1);
   if (c.depth > 0) {
@@ -170,8 +147,8 @@ void check_pool(const VitConfig& c, const HfConfig& hf) {
 }
 
 VitConfig config_of(const fs::path& folder, const FoundTensors& found, const std::string& where,
-                    const VitReadOptions& options) {
-  VitConfig c = config_from_shapes(Shapes(found, where), where);
+                    const LoadOptions& options) {
+  VitConfig c = config_from_shapes(FoundShapes(found, where, "a vision transformer of timm"), where);
   const int64_t heads = published_heads(c.embed_dim);
   c.num_heads = heads;
   std::string source = where;
@@ -214,14 +191,6 @@ std::string architecture_of(const VitConfig& c) {
   return (deit3 ? "deit3_" : "vit_") + size + (size == "huge" || size == "giant" ? "_patch14_224" : "_patch16_224");
 }
 
-// int(embed_dim * ratio) must be the hidden width again.
-double mlp_ratio(const VitConfig& c) {
-  const auto C = static_cast<double>(c.embed_dim), F = static_cast<double>(c.hidden_dim());
-  double ratio = F / C;
-  while (static_cast<int64_t>(C * ratio) < c.hidden_dim()) ratio = std::nextafter(ratio, 2 * ratio);
-  return ratio;
-}
-
 nlohmann::json timm_config(const VitConfig& c, const PictureInfo& info) {
   nlohmann::json args = {
       {"depth", c.depth},
@@ -229,7 +198,7 @@ nlohmann::json timm_config(const VitConfig& c, const PictureInfo& info) {
       {"global_pool", c.pool == "mean" ? "avg" : "token"},
       {"img_size", c.image_size},
       {"init_values", c.layer_scale > 0 ? nlohmann::json(c.layer_scale) : nlohmann::json()},
-      {"mlp_ratio", mlp_ratio(c)},
+      {"mlp_ratio", timm_mlp_ratio(c.hidden_dim(), c.embed_dim)},
       {"no_embed_class", !c.position_prefix},
       {"num_heads", c.num_heads},
       {"patch_size", c.patch},
@@ -263,7 +232,7 @@ bool has_timm_vit_names(const Safetensors& file) {
   return blocks && patches;
 }
 
-std::unique_ptr<Vit> read_vit_timm(const fs::path& path, DType compute, Device device, const VitReadOptions& options) {
+std::unique_ptr<Vit> read_vit_timm(const fs::path& path, DType compute, Device device, const LoadOptions& options) {
   const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
   const Safetensors file = Safetensors::open(path);
   const std::string where = path.string();

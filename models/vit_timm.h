@@ -18,7 +18,7 @@ bool has_timm_vit_names(const Safetensors& file);
 // comes from config.json ("architecture", "model_args"); without one the number of heads is that of the published model
 // of the same width. Options that would change the arithmetic and that we do not have are refused by name.
 std::unique_ptr<Vit> read_vit_timm(const std::filesystem::path& path, DType compute, Device device,
-                                   const VitReadOptions& options = {});
+                                   const LoadOptions& options = {});
 
 // Writes config.json and model.safetensors (as f32, bf16 or f16) into the folder (made when missing);
 // timm.create_model("local-dir:FOLDER", pretrained=True) makes the model. Error for layer norms with another epsilon

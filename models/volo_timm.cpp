@@ -1,10 +1,10 @@
 #include "models/volo_timm.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "engine/core/json.h"
 #include "models/hf_config.h"
+#include "models/timm_files.h"
 
 namespace accrete {
 namespace fs = std::filesystem;
@@ -31,13 +31,6 @@ std::string timm_name(const Architecture& a, int64_t size) {
   return name;
 }
 
-// timm's MLP is int(width * ratio) wide. The ratio that gives `hidden` in double precision.
-double mlp_ratio(int64_t hidden, int64_t width) {
-  double ratio = static_cast<double>(hidden) / static_cast<double>(width);
-  while (static_cast<int64_t>(static_cast<double>(width) * ratio) < hidden) ratio = std::nextafter(ratio, 1e9);
-  return ratio;
-}
-
 // One value per group of blocks: that of the outlookers, then that of the transformers.
 template <class T>
 std::vector<T> per_group(const std::vector<T>& two, size_t groups) {
@@ -49,7 +42,8 @@ std::vector<T> per_group(const std::vector<T>& two, size_t groups) {
 // The settings of timm's VOLO class, all of them.
 json class_args(const VoloConfig& c) {
   const size_t groups = c.depth.size();
-  const std::vector<double> ratios = {mlp_ratio(c.mlp_dim[0], c.embed_dim[0]), mlp_ratio(c.mlp_dim[1], c.embed_dim[1])};
+  const std::vector<double> ratios = {timm_mlp_ratio(c.mlp_dim[0], c.embed_dim[0]),
+                                      timm_mlp_ratio(c.mlp_dim[1], c.embed_dim[1])};
   json args = {{"layers", c.depth},
                {"embed_dims", per_group(c.embed_dim, groups)},
                {"num_heads", per_group(c.num_heads, groups)},
@@ -115,7 +109,8 @@ void apply_args(const Reader& r, VoloConfig& c, const json& args) {
     const auto [first, second] = r.two(key, args[key], groups);
     ours = {r.integer(key, first), r.integer(key, second)};
   };
-  std::vector<double> ratios = {mlp_ratio(c.mlp_dim[0], c.embed_dim[0]), mlp_ratio(c.mlp_dim[1], c.embed_dim[1])};
+  std::vector<double> ratios = {timm_mlp_ratio(c.mlp_dim[0], c.embed_dim[0]),
+                                timm_mlp_ratio(c.mlp_dim[1], c.embed_dim[1])};
   pair_of("embed_dims", c.embed_dim);
   pair_of("num_heads", c.num_heads);
   for (const auto& [key, value] : args.items()) {
@@ -172,30 +167,7 @@ std::string_view plain_name(std::string_view name) {
   return name;
 }
 
-class Shapes {
- public:
-  Shapes(const FoundTensors& found, const std::string& where) : found_(found), where_(where) {}
-
-  int64_t size(const std::string& name, size_t rank, size_t axis) const {
-    const auto it = found_.find(name);
-    check(it != found_.end(), where_, "no tensor \"", name, "\"; expected a VOLO");
-    check(it->second.shape.size() == rank, where_, "\"", name, "\" has ", it->second.shape.size(), " axes; expected ",
-          rank);
-    return it->second.shape[axis];
-  }
-  // Blocks 0 .. n-1, found one after the other.
-  int64_t blocks(const std::string& group) const {
-    int64_t n = 0;
-    while (found_.contains(group + "." + std::to_string(n) + ".norm1.weight")) ++n;
-    return n;
-  }
-
- private:
-  const FoundTensors& found_;
-  const std::string& where_;
-};
-
-VoloConfig config_from_shapes(const Shapes& s, const std::string& where) {
+VoloConfig config_from_shapes(const FoundShapes& s, const std::string& where) {
   VoloConfig c;
   c.stem_dim = s.size("patch_embed.conv.0.weight", 4, 0);
   c.channels = s.size("patch_embed.conv.0.weight", 4, 1);
@@ -322,16 +294,15 @@ bool has_volo_names(const Safetensors& file) {
                      [](const SafetensorsEntry& e) { return plain_name(e.name) == "patch_embed.conv.0.weight"; });
 }
 
-std::unique_ptr<Volo> read_volo_timm(const fs::path& path, DType compute, Device device,
-                                     const VoloReadOptions& options) {
+std::unique_ptr<Volo> read_volo_timm(const fs::path& path, DType compute, Device device, const LoadOptions& options) {
   const fs::path description = (fs::is_directory(path) ? path : path.parent_path()) / "config.json";
   const Safetensors file = Safetensors::open(path);
   const std::string where = path.string();
   FoundTensors found;
   for (const SafetensorsEntry& e : file.entries())
     if (!e.name.ends_with(".num_batches_tracked")) add_found(found, plain_name(e.name), e, where);
-  VoloConfig config =
-      fs::exists(description) ? read_volo_timm_config(description) : config_from_shapes(Shapes(found, where), where);
+  VoloConfig config = fs::exists(description) ? read_volo_timm_config(description)
+                                              : config_from_shapes(FoundShapes(found, where, "a VOLO"), where);
   check(config.blocks() + config.class_blocks <= static_cast<int64_t>(found.size()), where, "config.json asks for ",
         config.blocks() + config.class_blocks, " blocks; the file has only ", found.size(), " tensors");
   const bool new_heads = options.reset_head > 0;

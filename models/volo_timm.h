@@ -29,16 +29,12 @@ VoloConfig read_volo_timm_config(const std::filesystem::path& config_json);
 // Error for another layer_norm_eps than timm's.
 nlohmann::json volo_timm_config(const VoloConfig& config, const PictureInfo& info = {});
 
-struct VoloReadOptions {
-  int64_t reset_head = 0;  // classes of new, random heads in place of the stored ones; 0: the stored ones
-  uint64_t seed = 1;       // of the new heads
-};
 // Reads a model. `path`: a folder with model.safetensors[.index.json] and, as a rule, config.json, or a weight file.
 // Without a config.json (the releases of the authors) sizes are read from the shapes, and the number of heads of the
 // second stage is that of the published model of the same width. Names may have "module." and "state_dict." in front;
 // counters of batch norms are ignored. Everything that does not fit is listed in one Error, before memory is allocated.
 std::unique_ptr<Volo> read_volo_timm(const std::filesystem::path& path, DType compute, Device device,
-                                     const VoloReadOptions& options = {});
+                                     const LoadOptions& options = {});
 
 // Writes config.json and model.safetensors (as f32, bf16 or f16) into the folder (made when missing).
 void write_volo_timm(const std::filesystem::path& folder, const Volo& model, const PictureInfo& info = {},

@@ -35,6 +35,11 @@ struct TensorName {
   Shape stored_shape() const;
 };
 
+// For models of pictures.
+struct LoadOptions {
+  int64_t reset_head = 0;  // classes of a new, random classifier in place of the stored one; 0: the stored one
+  uint64_t seed = 1;       // of the new classifier
+};
 // Tensors of a file by the name that the family's table uses (prefixes removed, buffers left out).
 using FoundTensors = std::map<std::string, SafetensorsEntry, std::less<>>;
 
