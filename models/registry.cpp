@@ -74,10 +74,11 @@ void load_without_head(ParamStore& store, const fs::path& file_path) {
   load_tensors(store, table, found);
 }
 
-std::unique_ptr<Model> load_checkpoint(const fs::path& folder, DType compute, Device device,
-                                       const LoadOptions& options) {
-  const std::string where = (folder / "state.json").string();
-  Json state = read_json(folder / "state.json");
+// `description` names the family and the configuration of the model whose weights are in `weights`, in our names.
+std::unique_ptr<Model> load_ours(const fs::path& description, const fs::path& weights, DType compute, Device device,
+                                 const LoadOptions& options) {
+  const std::string where = description.string();
+  Json state = read_json(description);
   check(state.is_object() && state.contains("family") && state["family"].is_string() && state.contains("model") &&
             state["model"].is_object(),
         where, "expected an object with \"family\" and \"model\"");
@@ -87,9 +88,9 @@ std::unique_ptr<Model> load_checkpoint(const fs::path& folder, DType compute, De
   auto model = make_model(state["family"].get<std::string>(), state["model"], compute, device);
   if (new_head) {
     model->params().initialise(options.seed);
-    load_without_head(model->params(), folder / "params.safetensors");
+    load_without_head(model->params(), weights);
   } else {
-    load_own(model->params(), folder / "params.safetensors");
+    load_own(model->params(), weights);
   }
   return model;
 }
@@ -131,6 +132,7 @@ ModelPlace find_model(const fs::path& path) {
   const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
   if (path != folder) {
     if (path.extension() == ".bin" && is_llmc_model(path)) return {ModelKind::llmc, path};
+    if (path.extension() == ".npz") return {ModelKind::npz, path};
     check(path.string().ends_with(".safetensors") || path.string().ends_with(".safetensors.index.json"), "model",
           path.string(), " is no model; expected a .safetensors file, a model of llm.c or a folder");
     if (path.filename() == "params.safetensors" && is_checkpoint(folder))
@@ -138,6 +140,7 @@ ModelPlace find_model(const fs::path& path) {
     return {ModelKind::hugging_face, path};
   }
   if (has_weights(folder)) return {ModelKind::hugging_face, folder};
+  if (fs::exists(folder / "model.npz")) return {ModelKind::npz, folder / "model.npz"};
   if (is_checkpoint(folder)) return {ModelKind::checkpoint, finished(folder)};
   if (const fs::path newest = newest_checkpoint(folder); !newest.empty()) return {ModelKind::run, newest};
   if (has_weights(folder / "model")) return {ModelKind::run, folder / "model"};
@@ -165,7 +168,13 @@ std::unique_ptr<Model> make_model(const std::string& family, const Json& config,
 
 std::unique_ptr<Model> load_model(const fs::path& path, DType compute, Device device, const LoadOptions& options) {
   const ModelPlace place = find_model(path);
-  if (is_checkpoint(place.weights)) return load_checkpoint(place.weights, compute, device, options);
+  if (is_checkpoint(place.weights))
+    return load_ours(place.weights / "state.json", place.weights / "params.safetensors", compute, device, options);
+  if (place.kind == ModelKind::npz) {
+    check(options.reset_head == 0, "model",
+          "a new classifier is not drawn for npz files; expected a run or checkpoint");
+    return load_ours(place.weights.parent_path() / "config.json", place.weights, compute, device, options);
+  }
   if (place.kind == ModelKind::llmc) {
     refuse_new_head(options);
     return read_llmc(place.weights, compute, device);

@@ -18,7 +18,9 @@ namespace accrete {
 //   checkpoint     folder with state.json ("family", "model") and params.safetensors, finished when COMPLETE is there
 //   run            folder with ckpt/NNNNNNNN/ or model/
 //   llmc           a .bin file of llm.c
-enum class ModelKind { hugging_face, checkpoint, run, llmc };
+//   npz            folder with config.json ("family", "model") and model.npz, or that file, as `convert --to npz`
+//   writes
+enum class ModelKind { hugging_face, checkpoint, run, llmc, npz };
 
 struct ModelPlace {
   ModelKind kind;

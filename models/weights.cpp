@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "engine/core/json.h"
+#include "engine/core/npz.h"
 #include "engine/core/suggest.h"
 
 namespace accrete {
@@ -168,30 +169,56 @@ void load_tensors(ParamStore& store, const std::vector<TensorName>& wanted, cons
   store.refresh();
 }
 
-void save_tensors(const std::filesystem::path& path, const ParamStore& store, const std::vector<TensorName>& table,
-                  DType dtype, const TextMap& metadata) {
-  check(is_float(dtype), "weights", "expected f32, bf16 or f16; got ", name_of(dtype));
+namespace {
+
+// The tensors of the table without their values, and how they are fetched one by one.
+class Values {
+ public:
+  Values(const ParamStore& store, const std::vector<TensorName>& table, DType dtype)
+      : store_(store), table_(table), dtype_(dtype) {
+    check(is_float(dtype), "weights", "expected f32, bf16 or f16; got ", name_of(dtype));
+    const char* type = dtype == DType::f32 ? "F32" : dtype == DType::bf16 ? "BF16" : "F16";
+    for (const TensorName& t : table) entries.push_back({t.theirs, type, t.stored_shape().vector(), nullptr, 0});
+  }
   std::vector<SafetensorsEntry> entries;
-  const char* type = dtype == DType::f32 ? "F32" : dtype == DType::bf16 ? "BF16" : "F16";
-  for (const TensorName& t : table) entries.push_back({t.theirs, type, t.stored_shape().vector(), nullptr, 0});
-  std::vector<float> values;
-  std::vector<uint16_t> narrow;
-  const auto fetch = [&](size_t i) -> const void* {
-    const TensorName& t = table[i];
+
+  const void* fetch(size_t i) {
+    const TensorName& t = table_[i];
     const auto count = static_cast<size_t>(t.shape.count());
     if (t.ours.empty()) {
-      values.assign(count, 0.0f);
+      values_.assign(count, 0.0f);
     } else {
-      values = in_file_order(part_of(store, index_of(store, t), t).to_vector<float>(), t);
+      values_ = in_file_order(part_of(store_, index_of(store_, t), t).to_vector<float>(), t);
     }
-    if (dtype == DType::f32) return values.data();
-    narrow.resize(count);
-    std::transform(values.begin(), values.end(), narrow.begin(), [dtype](float x) {
-      return dtype == DType::bf16 ? from_float<bf16>(x).bits : from_float<f16>(x).bits;
+    if (dtype_ == DType::f32) return values_.data();
+    narrow_.resize(count);
+    std::transform(values_.begin(), values_.end(), narrow_.begin(), [this](float x) {
+      return dtype_ == DType::bf16 ? from_float<bf16>(x).bits : from_float<f16>(x).bits;
     });
-    return narrow.data();
-  };
-  save_safetensors(path, entries, fetch, metadata);
+    return narrow_.data();
+  }
+
+ private:
+  const ParamStore& store_;
+  const std::vector<TensorName>& table_;
+  DType dtype_;
+  std::vector<float> values_;
+  std::vector<uint16_t> narrow_;
+};
+
+}  // namespace
+
+void save_tensors(const std::filesystem::path& path, const ParamStore& store, const std::vector<TensorName>& table,
+                  DType dtype, const TextMap& metadata) {
+  Values values(store, table, dtype);
+  save_safetensors(
+      path, values.entries, [&](size_t i) { return values.fetch(i); }, metadata);
+}
+
+void save_npz(const std::filesystem::path& path, const ParamStore& store, DType dtype) {
+  const std::vector<TensorName> table = own_names(store);
+  Values values(store, table, dtype);
+  save_npz(path, values.entries, [&](size_t i) { return values.fetch(i); });
 }
 
 std::vector<TensorName> own_names(const ParamStore& store) {
@@ -201,9 +228,11 @@ std::vector<TensorName> own_names(const ParamStore& store) {
 }
 
 void load_own(ParamStore& store, const std::filesystem::path& path) {
-  const Safetensors file = Safetensors::open(path);
+  const bool npz = path.extension() == ".npz";
+  const Npz arrays = npz ? Npz::open(path) : Npz();
+  const Safetensors tensors = npz ? Safetensors() : Safetensors::open(path);
   FoundTensors found;
-  for (const SafetensorsEntry& e : file.entries()) found.emplace(e.name, e);
+  for (const SafetensorsEntry& e : npz ? arrays.entries() : tensors.entries()) found.emplace(e.name, e);
   const auto table = own_names(store);
   check_tensors(table, found, path.string());
   load_tensors(store, table, found);

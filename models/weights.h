@@ -70,7 +70,10 @@ void save_tensors(const std::filesystem::path& path, const ParamStore& store, co
 // The table of our own files: same names, same layout.
 std::vector<TensorName> own_names(const ParamStore& store);
 
-// Reads a file in our own names ("blocks.3.attn.qkv.weight"); `where` opens the message when it does not fit.
+// Reads a file in our own names ("blocks.3.attn.qkv.weight"): safetensors, or numpy's npz by its ending.
 void load_own(ParamStore& store, const std::filesystem::path& path);
+
+// The weights in our names and layout as arrays of numpy, f32 or f16.
+void save_npz(const std::filesystem::path& path, const ParamStore& store, DType dtype);
 
 }  // namespace accrete

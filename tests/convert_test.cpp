@@ -62,6 +62,18 @@ TEST_CASE("VOLO for timm; GPT for transformers in half the bytes") {
   CHECK(Safetensors::open(work / "gpt").entries()[0].dtype == "BF16");
 }
 
+TEST_CASE("numpy's archives hold every model, and are read like any other") {
+  for (const char* name : {"vit_deit3", "volo_a", "gpt2_b"}) {
+    CAPTURE(name);
+    const TempFolder work;
+    REQUIRE(convert(golden(name), "--to npz" + out(work / "npz")).exit_code == 0);
+    CHECK(same_bits(values(work / "npz"), values(golden(name))));
+    CHECK(same_bits(values(work / "npz" / "model.npz"), values(golden(name))));
+    REQUIRE(convert(work / "npz", "--to npz --precision f16" + out(work / "half")).exit_code == 0);
+    CHECK(relative_error(values(work / "half"), values(golden(name))) < 1.0 / 1024);
+  }
+}
+
 TEST_CASE("a run: its newest checkpoint, or its averaged weights") {
   const TempFolder work;
   const auto last = load_model(golden("vit_hf"), DType::f32, kCpu);
@@ -95,6 +107,8 @@ TEST_CASE("what convert refuses, in one sentence, without touching anything") {
   CHECK(refusal(golden("volo_a"), "--to hf" + out(work / "a")).find("expected --to timm") != std::string::npos);
   CHECK(refusal(golden("vit_hf"), "--to hf --ema" + out(work / "a")).find("no averaged weights") != std::string::npos);
   CHECK(refusal(golden("vit_deit3"), "--to hf" + out(work / "a")).find("LayerScale") != std::string::npos);
+  CHECK(refusal(golden("vit_hf"), "--to npz --precision bf16" + out(work / "a")).find("numpy has no bf16") !=
+        std::string::npos);
   CHECK(refusal(work / "nothing", "--to hf" + out(work / "a")).find("does not exist") != std::string::npos);
   CHECK(refusal(golden("vit_hf"), "--to onnx" + out(work / "a")).find("onnx") != std::string::npos);
   CHECK_FALSE(fs::exists(work / "a"));

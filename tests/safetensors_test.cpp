@@ -398,6 +398,8 @@ TEST_CASE("checksums give the published values") {
 
   CHECK(crc32c("123456789") == 0xE3069283);
   CHECK(crc32c("") == 0);
+  CHECK(crc32("123456789") == 0xCBF43926);
+  CHECK(crc32("56789", crc32("1234")) == 0xCBF43926);
   CHECK(crc32c(std::string(32, '\0')) == 0x8A9136AA);
   CHECK(crc32c(std::string(32, '\xff')) == 0x62A8AB43);
   std::string rising(32, '\0');

@@ -22,14 +22,20 @@ std::array<uint32_t, 64> round_constants() {
   return constants;
 }
 
-std::array<uint32_t, 256> crc_table() {
+std::array<uint32_t, 256> crc_table(uint32_t polynomial) {
   std::array<uint32_t, 256> table{};
   for (uint32_t n = 0; n < 256; ++n) {
     uint32_t value = n;
-    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ (value & 1 ? 0x82F63B78u : 0u);
+    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ (value & 1 ? polynomial : 0u);
     table[n] = value;
   }
   return table;
+}
+
+uint32_t updated_crc(const std::array<uint32_t, 256>& table, uint32_t before, std::string_view bytes) {
+  uint32_t crc = ~before;
+  for (const char byte : bytes) crc = (crc >> 8) ^ table[(crc ^ static_cast<uint8_t>(byte)) & 255];
+  return ~crc;
 }
 
 }  // namespace
@@ -96,10 +102,13 @@ std::string sha256_hex(std::string_view text) {
 }
 
 uint32_t crc32c(std::string_view bytes) {
-  static const std::array<uint32_t, 256> table = crc_table();
-  uint32_t crc = 0xFFFFFFFFu;
-  for (const char byte : bytes) crc = (crc >> 8) ^ table[(crc ^ static_cast<uint8_t>(byte)) & 255];
-  return ~crc;
+  static const std::array<uint32_t, 256> table = crc_table(0x82F63B78u);
+  return updated_crc(table, 0, bytes);
+}
+
+uint32_t crc32(std::string_view bytes, uint32_t before) {
+  static const std::array<uint32_t, 256> table = crc_table(0xEDB88320u);
+  return updated_crc(table, before, bytes);
 }
 
 }  // namespace accrete

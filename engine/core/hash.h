@@ -1,4 +1,4 @@
-// Checksums: SHA-256 (identity of weights and data) and CRC-32C (TensorBoard records).
+// Checksums: SHA-256 (identity of weights and data), CRC-32C (TensorBoard records) and CRC-32 (zip archives).
 #pragma once
 
 #include <array>
@@ -29,5 +29,7 @@ std::string sha256_hex(std::string_view text);
 
 // CRC-32C (Castagnoli): reflected polynomial 0x82F63B78, start and end inverted. crc32c("123456789") = 0xE3069283.
 uint32_t crc32c(std::string_view bytes);
+// CRC-32 of zip and PNG: polynomial 0xEDB88320. crc32("123456789") = 0xCBF43926. `before`: that of the bytes in front.
+uint32_t crc32(std::string_view bytes, uint32_t before = 0);
 
 }  // namespace accrete
