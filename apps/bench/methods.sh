@@ -26,7 +26,7 @@ rates=(1e-3 2e-3 4e-3)
 if grep -q '"family": "vit"' "$recipes/$recipe.json"; then
   program=train_vit metric=top1 order=-gr title="Four methods on pictures"
   methods=(vcycle incubation autoprog twa)
-  rates=(5e-4 1e-3 2e-3)
+  rates=(2.5e-4 5e-4 1e-3)
 fi
 [ -z "${METHODS+set}" ] || methods=($METHODS)
 [ -z "${RATES+set}" ] || rates=($RATES)
