@@ -22,8 +22,9 @@ struct PrepareImages {
 
 // Every picture is decoded once: broken ones are left out and listed in the result (but MissingLibrary, of a format
 // that this build cannot read, ends the run), the others give the mean and the deviation of the training split.
-// Pictures that need not shrink are kept byte for byte, unless pixels are asked for. The result does not depend on the number of threads. Nothing in
-// `out` changes before everything is written, and meta.json comes last. `log` receives one line of progress at a time.
+// Pictures that need not shrink are kept byte for byte, unless pixels are asked for. The result does not depend on the
+// number of threads. Nothing in `out` changes before everything is written, and meta.json comes last. `log` receives
+// one line of progress at a time.
 ImageMeta prepare_images(const PrepareImages& options, const std::function<void(const std::string&)>& log);
 
 }  // namespace accrete
