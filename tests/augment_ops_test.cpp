@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <tuple>
 #include <utility>
 
 #include "data/augment.h"
@@ -220,11 +219,18 @@ TEST_CASE("Every operation is applied with the probability, independently of the
     for (int i = 1; i <= k; ++i) ways *= static_cast<double>(n - k + i) / i;
     return ways * std::pow(p, k) * std::pow(1 - p, n - k);
   };
-  const std::tuple<const char*, int, double> cases[] = {
+  struct Case {
+    const char* text;
+    int n;
+    double p;
+  };
+  const Case cases[] = {
       {"rand-m1-inc1", 2, 0.5}, {"rand-m1-p0.5", 2, 0.5}, {"rand-m1-p0.25-n3", 3, 0.25}, {"rand-m1-p1-n5", 5, 1}};
-  for (const auto& [text, n, p] : cases) {
-    CAPTURE(text);
-    RandAugment policy(text);
+  for (const Case& c : cases) {
+    CAPTURE(c.text);
+    const int n = c.n;
+    const double p = c.p;
+    RandAugment policy(c.text);
     policy.ops = {RandAugment::Op::solarize_add};
     std::map<int, int> counts;
     constexpr int kRuns = 4000;
