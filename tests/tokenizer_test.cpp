@@ -16,6 +16,7 @@
 #include "engine/core/error.h"
 #include "engine/core/hash.h"
 #include "engine/core/json.h"
+#include "tests/op_testing.h"
 #include "tests/program_testing.h"
 #include "tests/shared_data.h"
 
@@ -45,16 +46,6 @@ std::string as_text(const std::vector<int32_t>& ids) {
   std::string out;
   for (const int32_t id : ids) out += (out.empty() ? "" : " ") + std::to_string(id);
   return out;
-}
-
-template <class Fn>
-std::string refusal(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(accepted)";
 }
 
 // Valid UTF-8 with everything in it: runs of one letter, white space of all kinds, marks, four-byte characters.
@@ -245,9 +236,9 @@ TEST_CASE("Byte tokenizer: 257 ids, any bytes") {
   CHECK(ids[0] == 255);
   CHECK(tokenizer->decode(ids) == all);
   CHECK(as_text(tokenizer->encode("a<|endoftext|>", {.allow_special = true})) == "97 256");
-  CHECK(refusal([&] { tokenizer->decode(std::vector<int32_t>{257}); }) ==
+  CHECK(error_of([&] { tokenizer->decode(std::vector<int32_t>{257}); }) ==
         "[tokenizer] token id 257 is outside the vocabulary; expected 0..256");
-  CHECK(refusal([&] { tokenizer->encode("a\xFF", {.refuse_invalid = true}); }) ==
+  CHECK(error_of([&] { tokenizer->encode("a\xFF", {.refuse_invalid = true}); }) ==
         "[tokenizer] the text is not valid UTF-8 at byte 1");
 }
 
@@ -272,10 +263,10 @@ TEST_CASE("Saved files read back to the same tokenizer, in every form") {
   std::filesystem::remove(folder / "tokenizer.json");
   CHECK(load_tokenizer(folder.path())->encode("ka tomi") == golden_tokenizer->encode("ka tomi"));
   std::filesystem::rename(folder / "vocab.json", folder / "encoder.json");
-  CHECK(refusal([&] { load_tokenizer(folder.path()); }).find("encoder.json but not vocab.bpe") != std::string::npos);
+  CHECK(error_of([&] { load_tokenizer(folder.path()); }).find("encoder.json but not vocab.bpe") != std::string::npos);
   std::filesystem::rename(folder / "merges.txt", folder / "vocab.bpe");
   CHECK(load_tokenizer(folder / "encoder.json")->encode("ka tomi") == golden_tokenizer->encode("ka tomi"));
-  CHECK(refusal([&] { load_tokenizer(folder / "nothing"); }).find("there is no tokenizer at") != std::string::npos);
+  CHECK(error_of([&] { load_tokenizer(folder / "nothing"); }).find("there is no tokenizer at") != std::string::npos);
 }
 
 TEST_CASE("tokenizer.json: what can not be honoured is refused by name") {
@@ -283,7 +274,7 @@ TEST_CASE("tokenizer.json: what can not be honoured is refused by name") {
   const auto refused = [&](auto&& change, const std::string& expected) {
     json changed = good;
     change(changed);
-    const std::string got = refusal([&] { parse_tokenizer_json(changed.dump(), "t"); });
+    const std::string got = error_of([&] { parse_tokenizer_json(changed.dump(), "t"); });
     CAPTURE(got);
     CHECK(got.find(expected) != std::string::npos);
   };
@@ -311,10 +302,10 @@ TEST_CASE("tokenizer.json: what can not be honoured is refused by name") {
   refused([](json& j) { j["added_tokens"].push_back(j["added_tokens"][1]); }, "two added tokens have the id");
   refused([](json& j) { j["added_tokens"][1]["special"] = 3; }, "\"special\" must be true or false");
   refused([](json& j) { j = json::array(); }, "expected a JSON object");
-  CHECK(refusal([] { parse_tokenizer_json("{\"model\":", "t"); }).find("not valid JSON") != std::string::npos);
+  CHECK(error_of([] { parse_tokenizer_json("{\"model\":", "t"); }).find("not valid JSON") != std::string::npos);
   // A pair of the same key would silently lose one of two ids.
-  CHECK(refusal([] { parse_vocab_and_merges("{\"a\":0,\"a\":1}", "", "v"); }).find("twice") != std::string::npos);
-  CHECK(refusal([] { parse_vocab_and_merges("{\"a\":0}", "", "v")->encode("b"); }) ==
+  CHECK(error_of([] { parse_vocab_and_merges("{\"a\":0,\"a\":1}", "", "v"); }).find("twice") != std::string::npos);
+  CHECK(error_of([] { parse_vocab_and_merges("{\"a\":0}", "", "v")->encode("b"); }) ==
         "[bpe] the vocabulary has no token for the byte 98");
   json old = good;  // files of older library versions: merges as strings, no type
   for (json& merge : old["model"]["merges"]) merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
