@@ -56,9 +56,9 @@ std::vector<fs::path> numbered_batches(const fs::path& folder) {
     if (fs::path path = plain_or_packed(folder / name(i)); !path.empty()) found[i] = path;
   std::vector<fs::path> files;
   for (const auto& [number, path] : found) {
-    const int expected = found.begin()->first + static_cast<int>(files.size());
+    const int expected = 1 + static_cast<int>(files.size());
     check(number == expected, "images", (folder / name(expected)).string(), " is missing; expected all files from ",
-          name(found.begin()->first), " to ", name(found.rbegin()->first));
+          name(1), " to ", name(found.rbegin()->first));
     files.push_back(path);
   }
   return files;

@@ -263,6 +263,9 @@ TEST_CASE("PNG, PNM, BMP: exact; alpha is dropped, 16 bits become 8; the content
   }
   const std::string png = make_png(13, 9, 8, 2, rows);
   CHECK(decode_image(bytes_of(png), 3, "a").pixels == rgb.pixels);
+  std::string chunks = png;  // the data may come in several chunks, the first of them empty
+  chunks.insert(png.find("IDAT") - 4, png_chunk("IDAT", ""));
+  CHECK(decode_image(bytes_of(chunks), 3, "a").pixels == rgb.pixels);
   CHECK(decode_image(bytes_of(make_png(13, 9, 8, 6, alpha_rows)), 3, "a").pixels == rgb.pixels);
   CHECK(decode_image(bytes_of(make_png(13, 9, 16, 2, wide_rows)), 3, "a").pixels == rgb.pixels);
   const Image l = decode_image(bytes_of(png), 1, "a");

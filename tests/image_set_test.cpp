@@ -153,13 +153,16 @@ TEST_CASE("CIFAR-10: count from the size of the files, planes to pixels, names, 
   CHECK(open_images(folder / "c", "valid")->size() == 1);
   CHECK(image_splits(folder / "c") == std::vector<std::string>{"train", "test"});
 
-  // A lost file is no smaller data set; batches that end earlier or begin later are.
+  // A lost file is no smaller data set; batches that end earlier are.
   put_file(folder / "c/data_batch_4.bin", cifar_record(1, 2, 7));
   CHECK(open_refusal(folder / "c", "train") ==
         "[images] " + (folder / "c/data_batch_3.bin").string() +
             " is missing; expected all files from data_batch_1.bin to data_batch_4.bin");
   put_file(folder / "c/data_batch_3.bin", cifar_record(1, 2, 7));
   CHECK(open_images(folder / "c", "train")->size() == 5);
+  fs::rename(folder / "c/data_batch_1.bin", folder / "first");
+  CHECK(holds(open_refusal(folder / "c", "train"), "data_batch_1.bin is missing"));
+  fs::rename(folder / "first", folder / "c/data_batch_1.bin");
   for (const char* name : {"data_batch_3.bin", "data_batch_4.bin"}) fs::remove(folder / "c" / name);
 
   put_file(folder / "batches.meta.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\r\n\n");  // in the folder above

@@ -3,7 +3,8 @@
 #   bash tests/run.sh [unit] [sanitize] [fuzz] [format]      (default: all four)
 #   unit      a Release build of everything (nvcc included, where it is installed), then ctest
 #   sanitize  clang's address and undefined-behaviour sanitizers on the parsers, the tape and the parameter store
-#   fuzz      libFuzzer on every reader of foreign files, FUZZ_SECONDS each (default 20)
+#   fuzz      libFuzzer on every reader of foreign files: the same inputs on every machine, so that a failure is the
+#             change's; with FUZZ_SECONDS=600 new ones, for so long each
 #   format    clang-format
 # ACCRETE_BUILD names another build folder than build/; the sanitizers build beside it. Nothing else is written.
 set -uo pipefail
@@ -17,7 +18,7 @@ parts=("$@")
 for part in "${parts[@]}"; do
   case "$part" in
     unit | sanitize | fuzz | format) ;;
-    *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit $([ "$part" = --help ]; echo $?) ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit $([ "$part" = --help ]; echo $?) ;;
   esac
 done
 
@@ -86,10 +87,16 @@ fuzz() {
   fi
   for target in "$sanitize_dir"/tests/fuzz/*_fuzz; do
     name=$(basename "$target")
-    mkdir -p "$sanitize_dir/corpus/$name"
-    local corpora=("$sanitize_dir/corpus/$name")  # what this machine found before; the seeds are only read
+    local corpora options  # what it finds goes to the first folder; the seeds are only read
+    if [ -n "${FUZZ_SECONDS:-}" ]; then
+      corpora=("$sanitize_dir/corpus/$name") options=(-max_total_time="$FUZZ_SECONDS")
+    else
+      corpora=("$sanitize_dir/corpus/fixed") options=(-seed=1 -runs=50000)
+      rm -rf "${corpora[0]}"
+    fi
+    mkdir -p "${corpora[0]}"
     [ ! -d "$source_dir/tests/fuzz/seeds/$name" ] || corpora+=("$source_dir/tests/fuzz/seeds/$name")
-    if "$target" -max_total_time="${FUZZ_SECONDS:-20}" -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
+    if "$target" "${options[@]}" -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
       -artifact_prefix="$sanitize_dir/$name-" "${corpora[@]}" >"$sanitize_dir/$name.log" 2>&1; then
       echo "$name: $(tail -n 1 "$sanitize_dir/$name.log")"
       good=$((good + 1))
