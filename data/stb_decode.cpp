@@ -56,8 +56,8 @@ void stb_free(void* block) {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #ifdef __clang__
-// An empty first data chunk of a PNG is copied, zero bytes of it, to a buffer not yet allocated: nothing is written, and
-// the sanitizers' complaint about the null pointer is all that comes of it.
+// An empty first data chunk of a PNG is copied, zero bytes of it, to a buffer not yet allocated: nothing is written,
+// and the sanitizers' complaint about the null pointer is all that comes of it.
 #pragma clang attribute push(__attribute__((no_sanitize("nonnull-attribute"))), apply_to = function)
 #endif
 #define STB_IMAGE_IMPLEMENTATION

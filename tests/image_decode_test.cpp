@@ -56,10 +56,11 @@ std::string packed_zeros(size_t size) {
 // The lines of the manifest as title -> cell, and the folder.
 using Line = std::map<std::string, std::string>;
 std::pair<std::vector<Line>, fs::path> odd_files() {
-  const fs::path manifest = shared_file("images/images-odd/manifest.tsv");
+  static const TempFolder unpacked;
+  static const fs::path folder = shared_folder("images/images-odd", unpacked);
   std::vector<Line> lines;
-  if (manifest.empty()) return {lines, manifest};
-  std::ifstream in(manifest);
+  if (folder.empty()) return {lines, folder};
+  std::ifstream in(folder / "manifest.tsv");
   std::vector<std::string> titles;
   for (std::string text; std::getline(in, text);) {
     std::istringstream cells(text);
@@ -74,7 +75,7 @@ std::pair<std::vector<Line>, fs::path> odd_files() {
       lines.back()[titles[i]] = line[i];
     }
   }
-  return {lines, manifest.parent_path()};
+  return {lines, folder};
 }
 
 // The pixels that a bicubic resampling of the region sees are those of the whole picture.

@@ -302,8 +302,9 @@ TEST_CASE("real data sets: CIFAR-10, MNIST, class folders") {
       for (const uint8_t p : train->read(i).pixels.pixels) sum += p;
     CHECK(std::abs(sum / 60000 / 784 / 255 - 0.1307) < 5e-5);
   }
-  if (const fs::path file = shared_file("images/imagenette-224/classes.tsv"); !file.empty()) {
-    const auto valid = open_images(file.parent_path(), "valid");
+  const TempFolder unpacked;
+  if (const fs::path folder = shared_folder("images/imagenette-224", unpacked); !folder.empty()) {
+    const auto valid = open_images(folder, "valid");
     CHECK(valid->size() == 500);
     CHECK(valid->classes().size() == 10);
     CHECK(valid->classes().front() == "n01440764");
