@@ -64,15 +64,24 @@ struct LambDirection {
   }
 };
 
-struct LambApply {
+// The ratio of two norms from their squares; 1 when either is 0 or when `adapt` is false.
+struct TrustRatio {
   const float *p_norm2, *u_norm2;
+  bool adapt;
+  float trust;
+  __device__ float read() const {
+    const float p2 = p_norm2[0], u2 = u_norm2[0];
+    return adapt && p2 > 0.0f && u2 > 0.0f ? trust * sqrtf(p2) / sqrtf(u2) : 1.0f;
+  }
+};
+
+struct LambApply {
+  TrustRatio ratio;
   GradScale grad_scale;
   float lr;
-  bool adapt;
   float step = 0.0f;
   __device__ bool begin() {
-    const float p2 = p_norm2[0], u2 = u_norm2[0];
-    step = lr * (adapt && p2 > 0.0f && u2 > 0.0f ? sqrtf(p2) / sqrtf(u2) : 1.0f);
+    step = lr * ratio.read();
     return grad_scale.read();
   }
   __device__ void operator()(int64_t, float& p, float& copy, float u) const {
@@ -90,6 +99,29 @@ struct Sgd {
     g = g * grad_scale.value + weight_decay * p;
     buf = momentum * buf + g;
     p -= lr * (nesterov ? g + momentum * buf : buf);
+    copy = p;
+  }
+};
+
+struct LarsDirection {
+  GradScale grad_scale;
+  float weight_decay;
+  __device__ bool begin() { return grad_scale.read(); }
+  __device__ void operator()(int64_t, float& u, float p, float g) const { u = g * grad_scale.value + weight_decay * p; }
+};
+
+struct LarsApply {
+  TrustRatio ratio;
+  GradScale grad_scale;
+  float lr, momentum;
+  float q = 0.0f;
+  __device__ bool begin() {
+    q = ratio.read();
+    return grad_scale.read();
+  }
+  __device__ void operator()(int64_t, float& p, float& copy, float& buf, float u) const {
+    buf = momentum * buf + q * u;
+    p -= lr * buf;
     copy = p;
   }
 };
@@ -174,7 +206,8 @@ void lamb_direction(const Gpu& ctx, float* u, float* m, float* v, const float* p
 template <class T>
 void lamb_apply(const Gpu& ctx, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2,
                 const float* grad_scale, float lr, bool adapt, int64_t n) {
-  map(ctx, n, LambApply{p_norm2, u_norm2, {grad_scale}, lr, adapt}, InOut<float>{p}, Out<T>{copy}, In<float>{u});
+  map(ctx, n, LambApply{{p_norm2, u_norm2, adapt, 1.0f}, {grad_scale}, lr}, InOut<float>{p}, Out<T>{copy},
+      In<float>{u});
 }
 
 template <class T>
@@ -182,6 +215,19 @@ void sgd_step(const Gpu& ctx, float* p, T* copy, float* buf, const float* g, con
               float lr, float momentum, float weight_decay, bool nesterov) {
   map(ctx, n, Sgd{{grad_scale}, lr, momentum, weight_decay, nesterov}, InOut<float>{p}, Out<T>{copy}, InOut<float>{buf},
       In<float>{g});
+}
+
+void lars_direction(const Gpu& ctx, float* u, const float* p, const float* g, const float* grad_scale, int64_t n,
+                    float weight_decay) {
+  map(ctx, n, LarsDirection{{grad_scale}, weight_decay}, Out<float>{u}, In<float>{p}, In<float>{g});
+}
+
+template <class T>
+void lars_apply(const Gpu& ctx, float* p, T* copy, float* buf, const float* u, const float* p_norm2,
+                const float* u_norm2, const float* grad_scale, float lr, float momentum, float trust, bool adapt,
+                int64_t n) {
+  map(ctx, n, LarsApply{{p_norm2, u_norm2, adapt, trust}, {grad_scale}, lr, momentum}, InOut<float>{p}, Out<T>{copy},
+      InOut<float>{buf}, In<float>{u});
 }
 
 template <class T>
@@ -222,6 +268,8 @@ void clip_factor(const Gpu& ctx, float* out, const float* norm2, float max_norm)
                            bool, int64_t);                                                                          \
   template void sgd_step(const Gpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float,  \
                          bool);                                                                                     \
+  template void lars_apply(const Gpu&, float*, T*, float*, const float*, const float*, const float*, const float*,  \
+                           float, float, float, bool, int64_t);                                                     \
   template void lion_step(const Gpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float, \
                           float);                                                                                   \
   template void decayed_axpy(const Gpu&, float*, T*, const float*, const float*, float, float, float, int64_t);

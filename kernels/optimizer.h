@@ -32,6 +32,13 @@ ACCRETE_KERNEL(lamb_apply, float* p, T* copy, const float* u, const float* p_nor
 // buf)
 ACCRETE_KERNEL(sgd_step, float* p, T* copy, float* buf, const float* g, const float* grad_scale, int64_t n, float lr,
                float momentum, float weight_decay, bool nesterov);
+// First half of LARS (You et al. 2017): u = g + wd * p.   u: (n)
+ACCRETE_KERNEL_F32(lars_direction, float* u, const float* p, const float* g, const float* grad_scale, int64_t n,
+                   float weight_decay);
+// Second half: buf = momentum*buf + q u;  p -= lr * buf, with q = trust * |p| / |u| from the two squared norms (device
+// memory), 1 when either is 0 or when `adapt` is false. grad_scale: only whether it is NaN.
+ACCRETE_KERNEL(lars_apply, float* p, T* copy, float* buf, const float* u, const float* p_norm2, const float* u_norm2,
+               const float* grad_scale, float lr, float momentum, float trust, bool adapt, int64_t n);
 // Lion (Chen et al. 2023): u = sign(b1 m + (1-b1) g);  m = b2 m + (1-b2) g;  p -= lr * (u + wd p)
 ACCRETE_KERNEL(lion_step, float* p, T* copy, float* m, const float* g, const float* grad_scale, int64_t n, float lr,
                float beta1, float beta2, float weight_decay);

@@ -58,6 +58,12 @@ struct AdamDirection {
 inline float sign(float x) { return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : x); }
 inline Vec sign(Vec x) { return x > 0.0f ? broadcast(1.0f) : (x < 0.0f ? broadcast(-1.0f) : x); }
 
+// The ratio of two norms from their squares; 1 when either is 0 or when `adapt` is false.
+float trust_ratio(const float* p_norm2, const float* u_norm2, float trust, bool adapt) {
+  const bool both = p_norm2[0] > 0.0f && u_norm2[0] > 0.0f;
+  return adapt && both ? trust * std::sqrt(p_norm2[0]) / std::sqrt(u_norm2[0]) : 1.0f;
+}
+
 }  // namespace
 
 template <class T>
@@ -89,8 +95,7 @@ template <class T>
 void lamb_apply(const Cpu& dev, float* p, T* copy, const float* u, const float* p_norm2, const float* u_norm2,
                 const float* grad_scale, float lr, bool adapt, int64_t n) {
   if (skipped(grad_scale)) return;
-  const bool both = p_norm2[0] > 0.0f && u_norm2[0] > 0.0f;
-  const float step = lr * (adapt && both ? std::sqrt(p_norm2[0]) / std::sqrt(u_norm2[0]) : 1.0f);
+  const float step = lr * trust_ratio(p_norm2, u_norm2, 1.0f, adapt);
   update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) - step * load<V>(u + i); });
 }
 
@@ -105,6 +110,27 @@ void sgd_step(const Cpu& dev, float* p, T* copy, float* buf, const float* g, con
     const V b = momentum * load<V>(buf + i) + grad;
     store(buf + i, b);
     return old - lr * (nesterov ? grad + momentum * b : b);
+  });
+}
+
+void lars_direction(const Cpu& dev, float* u, const float* p, const float* g, const float* grad_scale, int64_t n,
+                    float weight_decay) {
+  if (skipped(grad_scale)) return;
+  const float scale = grad_scale[0];
+  update(dev, u, kNoCopy, n,
+         [=]<class V>(int64_t i) { return load<V>(g + i) * scale + weight_decay * load<V>(p + i); });
+}
+
+template <class T>
+void lars_apply(const Cpu& dev, float* p, T* copy, float* buf, const float* u, const float* p_norm2,
+                const float* u_norm2, const float* grad_scale, float lr, float momentum, float trust, bool adapt,
+                int64_t n) {
+  if (skipped(grad_scale)) return;
+  const float q = trust_ratio(p_norm2, u_norm2, trust, adapt);
+  update(dev, p, copy, n, [=]<class V>(int64_t i) {
+    const V b = momentum * load<V>(buf + i) + q * load<V>(u + i);
+    store(buf + i, b);
+    return load<V>(p + i) - lr * b;
   });
 }
 
@@ -165,6 +191,8 @@ void clip_factor(const Cpu&, float* out, const float* norm2, float max_norm) {
                            bool, int64_t);                                                                          \
   template void sgd_step(const Cpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float,  \
                          bool);                                                                                     \
+  template void lars_apply(const Cpu&, float*, T*, float*, const float*, const float*, const float*, const float*,  \
+                           float, float, float, bool, int64_t);                                                     \
   template void lion_step(const Cpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float, \
                           float);                                                                                   \
   template void decayed_axpy(const Cpu&, float*, T*, const float*, const float*, float, float, float, int64_t);

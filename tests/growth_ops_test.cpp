@@ -229,7 +229,7 @@ TEST_CASE("identity: the same function at once, and only the silenced projection
 }
 
 TEST_CASE("blocks that are skipped keep parameters, moments and counts, whatever the optimizer") {
-  for (const std::string name : {"adamw", "sgd", "lamb", "lion", "muon"}) {
+  for (const std::string name : {"adamw", "sgd", "lamb", "lars", "lion", "muon"}) {
     CAPTURE(name);
     const auto model = random_gpt(config_of(4), 3);
     OptimConfig config;

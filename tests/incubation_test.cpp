@@ -194,7 +194,7 @@ TEST_CASE("the module begins with the values of the target, the rest with those 
 
 TEST_CASE("T4 T5 what is frozen stays as it is, whatever the optimizer does; it has no gradient and no step") {
   for (const World* w : {&kShared, &kOwn})
-    for (const char* name : {"adamw", "sgd", "lamb", "lion", "muon"})
+    for (const char* name : {"adamw", "sgd", "lamb", "lars", "lion", "muon"})
       for (int64_t k = 0; k < 3; ++k) {
         const Snapshot before = w->hybrid(k);
         const auto model = w->job(k);

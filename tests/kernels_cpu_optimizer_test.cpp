@@ -97,6 +97,26 @@ TEST_CASE_TEMPLATE("optimizers against double precision", T, bf16, f16) {
          s.m = 0.9 * s.m + d;
          s.p -= 0.1 * (d + 0.9 * s.m);
        }},
+      {"lars", true,
+       [](auto& d, auto p, auto c, auto m, auto, auto u, auto g, auto s, auto n) {
+         lars_direction(d, u, p, g, s, n, 0.1f);
+         lars_apply(d, p, c, m, u, kNorms, kNorms + 1, s, 0.5f, 0.9f, 0.01f, true, n);
+       },
+       [](Slow& s, double g, double& u) {
+         u = g + 0.1 * s.p;
+         s.m = 0.9 * s.m + 0.01 * 2.0 / 3.0 * u;
+         s.p -= 0.5 * s.m;
+       }},
+      {"lars, zero norm", true,
+       [](auto& d, auto p, auto c, auto m, auto, auto u, auto g, auto s, auto n) {
+         lars_direction(d, u, p, g, s, n, 0);
+         lars_apply(d, p, c, m, u, kNorms, kNorms + 2, s, 0.5f, 0.9f, 0.01f, true, n);
+       },
+       [](Slow& s, double g, double& u) {
+         u = g;
+         s.m = 0.9 * s.m + u;
+         s.p -= 0.5 * s.m;
+       }},
       {"lion", true,
        [](auto& d, auto p, auto c, auto m, auto, auto, auto g, auto s, auto n) {
          lion_step(d, p, c, m, g, s, n, 0.01f, 0.9f, 0.99f, 0.1f);

@@ -112,6 +112,24 @@ TEST_CASE("LAMB: direction and trust ratio") {
   }
 }
 
+TEST_CASE("LARS: direction, trust ratio, momentum") {
+  const float lr = 0.5f, momentum = 0.9f, decay = 0.1f;
+  for (bool adapt : {true, false}) {
+    const double q = adapt ? 0.01f * std::sqrt(9.0f) / std::sqrt(2.25f) : 1.0;
+    compare(
+        [&](int, double& p, double& m, double&, double g) {
+          m = momentum * m + q * (g + decay * p);
+          p -= lr * m;
+        },
+        [&](const auto& ctx, int, float* p, auto* copy, float* m, float*, const float* g, const float* clip,
+            int64_t n) {
+          Buffer<float> u(n), p_norm2(Values{9.0}), u_norm2(Values{2.25});
+          lars_direction(ctx, u.p(), p, g, clip, n, decay);
+          lars_apply(ctx, p, copy, m, u.p(), p_norm2.p(), u_norm2.p(), clip, lr, momentum, 0.01f, adapt, n);
+        });
+  }
+}
+
 TEST_CASE("LAMB's trust ratio is 1 when a norm is 0") {
   on_backends([&](const auto& ctx, SameBits&) {
     for (const auto& [a, b] : {std::pair{0.0, 4.0}, std::pair{4.0, 0.0}}) {

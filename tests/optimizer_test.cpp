@@ -103,6 +103,14 @@ void reference_step(const OptimConfig& c, const ParamEntry& e, Reference& r, Val
       r.m[i] = c.momentum * r.m[i] + d;
       r.p[i] -= lr * (c.nesterov ? d + c.momentum * r.m[i] : r.m[i]);
     }
+  } else if (c.name == "lars") {
+    for (size_t i = 0; i < n; ++i) g[i] += wd * r.p[i];
+    const double pn = norm_of(r.p), gn = norm_of(g);
+    const double q = (c.trust_all || e.decay) && pn > 0 && gn > 0 ? c.trust * pn / gn : 1.0;
+    for (size_t i = 0; i < n; ++i) {
+      r.m[i] = c.momentum * r.m[i] + q * g[i];
+      r.p[i] -= lr * r.m[i];
+    }
   } else if (c.name == "lion") {
     for (size_t i = 0; i < n; ++i) {
       const double u = c.beta1 * r.m[i] + (1 - c.beta1) * g[i];
@@ -192,6 +200,7 @@ TEST_CASE("every rule agrees with double precision, with decay groups and clippi
   for (const DType compute : {DType::f32, DType::bf16}) {
     check_rule(rule("adamw", 0.01), compute);
     check_rule(rule("lamb", 0.01), compute);
+    check_rule(rule("lars", 2.0), compute);
     check_rule(rule("lion", 0.003), compute);
     check_rule(rule("sgd", 0.05), compute);
     OptimConfig muon = rule("muon", 0.02);
@@ -204,6 +213,8 @@ TEST_CASE("every rule agrees with double precision, with decay groups and clippi
     check_rule(open, compute);
     OptimConfig trust = rule("lamb", 0.01);
     trust.trust_all = true;
+    check_rule(trust, compute);
+    trust.name = "lars", trust.lr = 0.5, trust.trust = 0.02, trust.weight_decay = 0;
     check_rule(trust, compute);
   }
 }
@@ -232,7 +243,7 @@ TEST_CASE("Muon's update is nearly orthogonal: singular values near 1 (times its
 }
 
 TEST_CASE("frozen parameters do not move and do not count in the norm") {
-  for (const char* name : {"adamw", "lamb", "lion", "sgd", "muon"}) {
+  for (const char* name : {"adamw", "lamb", "lars", "lion", "sgd", "muon"}) {
     CAPTURE(name);
     ParamStore store(DType::f32, kCpu);
     declare(store);

@@ -18,21 +18,20 @@ Optimizer::Optimizer(const OptimConfig& config, ParamStore& store, const std::ma
   const std::string& n = config.name;
   if (n == "adamw" || n == "lamb" || n == "muon") make("m"), make("v");
   if (n == "lion") make("m");
-  if (n == "sgd") make("momentum");
+  if (n == "sgd" || n == "lars") make("momentum");
   if (config.ema > 0) decays_["ema"] = config.ema;
   for (const auto& [name, decay] : decays_) make(name.c_str());
   reset_averages();
   int64_t largest = 0;
   for (const Range& r : ranges_) largest = std::max(largest, r.count);
-  if (n == "lamb" || n == "muon") scratch_ = Tensor::empty(Shape{largest}, DType::f32, store.device());
+  if (one_by_one()) scratch_ = Tensor::empty(Shape{largest}, DType::f32, store.device());
   norms_ = Tensor::zeros(Shape{2}, DType::f32, store.device());
 }
 
-// LAMB and Muon look at one parameter at a time; the others take neighbours with equal settings together. The padding
-// between entries is zero in values and gradients and stays zero under every rule.
+// The padding between entries is zero in values and gradients and stays zero under every rule.
 std::vector<Optimizer::Range> Optimizer::make_ranges(const BlockSet& skip) const {
   std::vector<Range> ranges;
-  const bool single = config_.name == "lamb" || config_.name == "muon";
+  const bool single = one_by_one();
   const auto& entries = store_.entries();
   for (size_t i = 0; i < entries.size(); ++i) {
     const ParamEntry& e = entries[i];
@@ -100,6 +99,8 @@ void Optimizer::step(double lr, const BlockSet& skip) {
     const double mine = lr * static_cast<double>(r.lr_scale);
     if (config_.name == "lamb")
       step_lamb(r, mine);
+    else if (config_.name == "lars")
+      step_lars(r, mine);
     else if (r.matrix)
       step_muon(r, mine);
     else
@@ -155,6 +156,18 @@ void Optimizer::step_lamb(const Range& r, double lr) {
   update::sum_of_squares(u_norm2, u);
   update::lamb_apply(p, copy, u, p_norm2, u_norm2, norm_.factor(), static_cast<float>(lr),
                      config_.trust_all || decay > 0);
+}
+
+// As the linear probes of MAE use it: the trust ratio is applied before the momentum, to matrices only.
+void Optimizer::step_lars(const Range& r, double lr) {
+  const auto [p, copy, g, decay] = view(r);
+  const Tensor u = scratch_.flat(0, r.count), p_norm2 = norms_.flat(0, 1), u_norm2 = norms_.flat(1, 1);
+  update::lars_direction(u, p, g, norm_.factor(), decay);
+  update::sum_of_squares(p_norm2, p);
+  update::sum_of_squares(u_norm2, u);
+  update::lars_apply(p, copy, moment("momentum", r), u, p_norm2, u_norm2, norm_.factor(), static_cast<float>(lr),
+                     static_cast<float>(config_.momentum), static_cast<float>(config_.trust),
+                     config_.trust_all || r.decay);
 }
 
 // Muon (Jordan 2024): the momentum matrix is replaced by its nearest semi-orthogonal matrix, approximated by the

@@ -27,6 +27,7 @@ struct OptimConfig {
   bool nesterov = false;
   int64_t newton_schulz_steps = 5;
   double adam_lr = 0;
+  double trust = 0.001;
   bool trust_all = false;
   double clip = 1.0;
   double ema = 0;
@@ -34,20 +35,21 @@ struct OptimConfig {
 
   template <class V>
   void fields(V& v) {
-    v("name", name, "update rule", one_of("adamw", "sgd", "lamb", "lion", "muon"));
+    v("name", name, "update rule", one_of("adamw", "sgd", "lamb", "lars", "lion", "muon"));
     v("lr", lr, "peak learning rate", at_least(0));
     v("weight_decay", weight_decay,
-      "decoupled decay of matrices; vectors are never decayed (sgd: added to the gradient)", at_least(0));
+      "decoupled decay of matrices; vectors are never decayed (sgd, lars: added to the gradient)", at_least(0));
     v("beta1", beta1, "decay of the first moment (adamw, lamb, lion)", at_least(0), at_most(0.999999));
     v("beta2", beta2, "decay of the second moment (adamw, lamb; lion: of its momentum)", at_least(0),
       at_most(0.9999999));
     v("eps", eps, "added to the root of the second moment", above(0));
     v("bias_correction", bias_correction, "false: the original BERT Adam, without bias correction");
-    v("momentum", momentum, "momentum of sgd and muon", at_least(0), at_most(0.999999));
+    v("momentum", momentum, "momentum of sgd, lars and muon", at_least(0), at_most(0.999999));
     v("nesterov", nesterov, "Nesterov's form of the momentum (sgd, muon)");
     v("newton_schulz_steps", newton_schulz_steps, "muon: iterations of the orthogonalisation", between(1, 20));
     v("adam_lr", adam_lr, "muon: learning rate of the parameters it leaves to AdamW; 0: the same as lr", at_least(0));
-    v("trust_all", trust_all, "lamb: trust ratio also for parameters without weight decay");
+    v("trust", trust, "lars: step of a parameter as a share of its norm, at a learning rate of 1", above(0));
+    v("trust_all", trust_all, "lamb, lars: trust ratio also for vectors, which have no weight decay");
     v("clip", clip, "largest global gradient norm; 0: no clipping", at_least(0));
     v("ema", ema, "decay of an exponential moving average of the weights, evaluated beside them; 0: none", at_least(0),
       at_most(0.9999999));
@@ -89,6 +91,8 @@ class Optimizer : public Stepper {
     float lr_scale = 1;   // of layer_decay
     int entry = 0;        // first entry of the range
   };
+  // Rules that look at one parameter at a time; the others take neighbours with equal settings together.
+  bool one_by_one() const { return config_.name == "lamb" || config_.name == "lars" || config_.name == "muon"; }
   // Ranges of the parameters that step together, without those of skipped blocks.
   std::vector<Range> make_ranges(const BlockSet& skip) const;
   int64_t steps_of(const Range& r) const { return static_cast<int64_t>(steps_[static_cast<size_t>(r.entry)]); }
@@ -102,6 +106,7 @@ class Optimizer : public Stepper {
   update::AdamWSettings adam_settings(const Range& r, double lr, float weight_decay) const;
   void step_elementwise(const Range& r, double lr);
   void step_lamb(const Range& r, double lr);
+  void step_lars(const Range& r, double lr);
   void step_muon(const Range& r, double lr);
 
   // decay^(L + 1 - k) with k = 0 before the blocks, i + 1 in block i of L, L + 1 behind them (arXiv 2111.06377); what

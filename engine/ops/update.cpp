@@ -92,6 +92,21 @@ void sgd(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, con
   });
 }
 
+void lars_direction(const Tensor& u, const Tensor& p, const Tensor& g, const Tensor& grad_scale, float weight_decay) {
+  on_device(p.device(), [&](const auto& dev) {
+    kernels::lars_direction(dev, f(u), f(p), f(g), f(grad_scale), p.count(), weight_decay);
+  });
+}
+
+void lars_apply(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, const Tensor& u,
+                const Tensor& p_norm2, const Tensor& u_norm2, const Tensor& grad_scale, float lr, float momentum,
+                float trust, bool adapt) {
+  with_copy(p, copy, [&](const auto& dev, auto* narrow) {
+    kernels::lars_apply(dev, f(p), narrow, f(momentum_buffer), f(u), f(p_norm2), f(u_norm2), f(grad_scale), lr,
+                        momentum, trust, adapt, p.count());
+  });
+}
+
 void lion(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& g, const Tensor& grad_scale, float lr,
           float beta1, float beta2, float weight_decay) {
   with_copy(p, copy, [&](const auto& dev, auto* narrow) {

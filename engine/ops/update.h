@@ -33,6 +33,10 @@ void lamb_apply(const Tensor& p, const Tensor& copy, const Tensor& u, const Tens
                 const Tensor& grad_scale, float lr, bool adapt);
 void sgd(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, const Tensor& g, const Tensor& grad_scale,
          float lr, float momentum, float weight_decay, bool nesterov);
+void lars_direction(const Tensor& u, const Tensor& p, const Tensor& g, const Tensor& grad_scale, float weight_decay);
+void lars_apply(const Tensor& p, const Tensor& copy, const Tensor& momentum_buffer, const Tensor& u,
+                const Tensor& p_norm2, const Tensor& u_norm2, const Tensor& grad_scale, float lr, float momentum,
+                float trust, bool adapt);
 void lion(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& g, const Tensor& grad_scale, float lr,
           float beta1, float beta2, float weight_decay);
 void muon_momentum(const Tensor& u, const Tensor& buffer, const Tensor& g, const Tensor& grad_scale, float momentum,
