@@ -13,6 +13,7 @@
 #include "apps/evaluate.h"
 #include "data/token_source.h"
 #include "data/tokenizer.h"
+#include "engine/core/transfer.h"
 #include "models/registry.h"
 #include "training/progress.h"
 
@@ -56,8 +57,9 @@ Result run_model(const EvaluateOptions& o, Model& model, const TokenSource& sour
   const double begin = now_seconds();
   Tape tape;
   const NoGrad quiet;
+  BatchFeed feed(model.params().device());
   for (int64_t i = 0; i < state.steps; ++i) {
-    const Batch batch = source.get(i * batch_size, batch_size);
+    const Batch batch = feed(source.get(i * batch_size, batch_size));
     const EvalSums sums = model.evaluate(batch, Context{});
     r.sums.loss += sums.loss;
     r.sums.count += sums.count;

@@ -48,7 +48,12 @@ std::function<Snapshot(const Json& model)> initial_weights(const Recipe& recipe)
       return std::any_of(e.axes.begin(), e.axes.end(), [](const Axis& a) { return a.role == Role::grid; });
     });
     if (before && after && tables) weights = resize_grid(weights, *before, *after);
-    if (!init.reset_head) return weights;
+    if (!init.reset_head) {
+      for (const ParamEntry& e : target->params().entries())
+        check(!e.marks.head || source->params().find(e.name) >= 0, "init", init.from, " has no ", e.name,
+              ", which belongs to the output layer; expected init.reset_head=true");
+      return weights;
+    }
     target->params().initialise(seed);
     const Snapshot body = take(weights, [](const ParamEntry& e) { return !is_head(e); });
     const Snapshot head = take(snapshot(target->params()), is_head);

@@ -197,7 +197,7 @@ void inspect_graph(Recipe recipe, const Family& family, Device device, const Gra
                std::min(fastest.optimizer, s.optimizer)};
   }
   const DType dtype = compute_type(recipe.precision);
-  const Ceilings ceilings = measure_ceilings();
+  const Ceilings ceilings = measure_ceilings(device);
   add_recomputed(graph, step.flops(), step.bytes());
   add_floors(graph, ceilings, dtype);
   const double traffic = update_bytes(static_cast<double>(step.model().params().parameter_count()), is_half(dtype));

@@ -6,7 +6,7 @@
 namespace accrete {
 
 OneStep::OneStep(const Recipe& recipe, const Stage& stage, const ModelFactory& make_model, Device device)
-    : recipe_(recipe), stage_(stage), device_(device) {
+    : recipe_(recipe), stage_(stage), device_(device), feed_(device) {
   set_tf32(recipe.precision == "tf32");
   model_ = make_model(stage.model, compute_type(recipe.precision), device);
   ParamStore& store = model_->params();
@@ -24,7 +24,7 @@ StepSeconds OneStep::run(const Batch& host, Tape::Options options, const std::fu
   ctx.recompute = recipe_.recompute;
   ctx.seed = static_cast<uint64_t>(recipe_.seed);
   ctx.step = static_cast<uint64_t>(steps_);
-  const Batch batch = device_ == kDry ? dry_batch(host) : host;
+  const Batch batch = device_ == kDry ? dry_batch(host) : feed_(host);
   StepSeconds t;
   const double begin = now_seconds();
   model_->params().zero_grads();
@@ -36,6 +36,7 @@ StepSeconds OneStep::run(const Batch& host, Tape::Options options, const std::fu
     t.forward = now_seconds() - zeroed;
     const double middle = now_seconds();
     backward(loss);
+    synchronize(device_);
     t.backward = now_seconds() - middle;
     flops_ = tape.total_flops();
     bytes_ = tape.total_bytes();
@@ -45,6 +46,7 @@ StepSeconds OneStep::run(const Batch& host, Tape::Options options, const std::fu
   const double update = now_seconds();
   optimizer_->gradient_norm();
   optimizer_->step(stage_.optim.lr);
+  synchronize(device_);
   ++steps_;
   t.optimizer = now_seconds() - update + (zeroed - begin);
   return t;

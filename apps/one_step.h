@@ -31,6 +31,7 @@ class OneStep {
   const Recipe& recipe_;
   const Stage& stage_;
   Device device_;
+  BatchFeed feed_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
   int64_t steps_ = 0;

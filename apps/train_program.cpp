@@ -130,7 +130,7 @@ Json run_config(const Recipe& recipe, Device device, const Options& o, int argc,
 std::string memory_advice(const LoopSettings& settings, const Plan& plan) {
   const auto stage = plan.next({});
   if (!stage) return "";
-  const int64_t micro = largest_micro_batch(settings, *stage, memory_limit());
+  const int64_t micro = largest_micro_batch(settings, *stage, memory_limit(settings.device));
   if (micro == 0)
     return "; hint: not even batch.micro=1 fits; try recompute=true, smaller samples (data.length, data.resolution) or "
            "a smaller model";

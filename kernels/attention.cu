@@ -106,7 +106,7 @@ void attention_forward(const Gpu& ctx, T* o, float* lse, const T* q, const T* k,
   }
   const bool wide = wide_heads(q, s, s.q_row, s.q_batch) && wide_heads(k, s, s.kv_row, s.kv_batch) &&
                     wide_heads(v, s, s.kv_row, s.kv_batch) && wide_heads(o, s, 0, 0);
-  with_attention_tile(s.head_dim, [&]<class Tile>() {
+  with_attention_tile(s.head_dim, false, [&]<class Tile>() {
     const int64_t bytes = shared_bytes<float>(Tile::kRows * Tile::kPitch) +
                           2 * shared_bytes<float>(Tile::kLoop * Tile::kPitch) +
                           shared_bytes<float>(Tile::kRows * Tile::kScorePitch);

@@ -177,7 +177,9 @@ void attention_backward(const Gpu& ctx, T* dq, T* dk, T* dv, float* delta, const
     ACCRETE_LAUNCH(attention_delta_kernel<T>, dim3{RowTeam<false>::blocks(heads * s.q_len)}, block, 0, ctx, delta, d_o,
                    o, s);
   }
-  with_attention_tile(s.head_dim, [&]<class Tile>() {
+  // 104 and 120 KB for heads of 64 and 128: more than a block of a consumer's GPU can have.
+  const bool spare = ctx.shared_limit < (s.head_dim <= 64 ? 104 : 120) * 1024;
+  with_attention_tile(s.head_dim, spare, [&]<class Tile>() {
     const int64_t tiles =
         2 * shared_bytes<float>(Tile::kRows * Tile::kPitch) + 2 * shared_bytes<float>(Tile::kLoop * Tile::kPitch);
     const int64_t scores = shared_bytes<float>(Tile::kRows * Tile::kScorePitch);

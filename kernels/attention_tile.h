@@ -1,5 +1,5 @@
-// Tiles of the attention kernels: 64 rows that stay in shared memory for the life of a block, against tiles of 64 or 32
-// rows of the other side that pass by. 256 threads as 16 x 16: thread (ty, tx) owns rows 4 ty .. 4 ty + 3 of every
+// Tiles of the attention kernels: 64 rows that stay in shared memory for the life of a block, against tiles of 16 to
+// 64 rows of the other side that pass by. 256 threads as 16 x 16: thread (ty, tx) owns rows 4 ty .. 4 ty + 3 of every
 // product, and columns tx, tx + 16, ... So the 16 lanes of half a warp share their rows, and a tile of probabilities
 // written by rows is read again by the same half warp.
 #pragma once
@@ -10,12 +10,12 @@
 namespace accrete::kernels {
 inline namespace ACCRETE_BACKEND {
 
-// Sizes for head sizes up to kD.
-template <int kD_>
+// Sizes for head sizes up to kD, with kLoop rows of the other side at a time.
+template <int kD_, int kLoop_>
 struct AttentionTile {
   static constexpr int kD = kD_;
   static constexpr int kRows = 64;
-  static constexpr int kLoop = kD == 128 ? 32 : 64;
+  static constexpr int kLoop = kLoop_;
   static constexpr int kPitch = kD + 4;  // rows start 4 banks apart: 16-byte reads of 8 rows do not collide
   static constexpr int kScorePitch = kLoop + 4;
   static constexpr int kR = 4;           // rows of a thread
@@ -160,12 +160,14 @@ __device__ __forceinline__ float half_warp_sum(float v) {
   return v;
 }
 
-// Calls fn.operator()<Tile>() with the smallest tile that holds the head size.
+// Calls fn.operator()<Tile>() with the smallest tile that holds the head size. `spare`: half as many rows at a time.
 template <class Fn>
-void with_attention_tile(int64_t head_dim, Fn&& fn) {
-  if (head_dim <= 32) return fn.template operator()<AttentionTile<32>>();
-  if (head_dim <= 64) return fn.template operator()<AttentionTile<64>>();
-  fn.template operator()<AttentionTile<128>>();
+void with_attention_tile(int64_t head_dim, bool spare, Fn&& fn) {
+  if (head_dim <= 32) return fn.template operator()<AttentionTile<32, 64>>();
+  if (head_dim <= 64 && spare) return fn.template operator()<AttentionTile<64, 32>>();
+  if (head_dim <= 64) return fn.template operator()<AttentionTile<64, 64>>();
+  if (spare) return fn.template operator()<AttentionTile<128, 16>>();
+  fn.template operator()<AttentionTile<128, 32>>();
 }
 
 }  // namespace ACCRETE_BACKEND

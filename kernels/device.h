@@ -20,6 +20,9 @@ struct Cpu {
 // Order in which the emulator runs the warps of a block between two barriers.
 enum class WarpOrder { forward, reverse, shuffled };
 
+// Shared memory that a block can have on the largest GPUs (A100: 163 KB; RTX 30 to 50: 99 KB).
+inline constexpr int64_t kMostSharedBytes = 227 * 1024;
+
 struct Emu;
 using LaunchList = std::vector<std::function<void(const Emu&)>>;
 
@@ -28,18 +31,20 @@ struct Emu {
   uint64_t shuffle_seed = 1;
   Cpu cpu;                         // matrix products are sent here
   LaunchList* recorder = nullptr;  // launches are put here instead of being run (kernels/runtime.h)
+  int64_t shared_limit = kMostSharedBytes;
 };
 
 struct Cuda {
   int device = 0;
-  void* stream = nullptr;       // cudaStream_t of the kernels
-  void* send_stream = nullptr;  // cudaStream_t of copies that run beside them
-  void* blas = nullptr;         // cublasLtHandle_t
-  void* workspace = nullptr;    // scratch in device memory that belongs to one launch at a time
-  int64_t workspace_bytes = 0;  // 0: kernels that want scratch do without
-  bool tf32 = false;            // f32 products may round their operands to tf32 (10 bits of mantissa)
-  bool capturing = false;       // launches are being recorded into a graph: nothing may wait or be timed
-  bool sync_each = false;       // synchronise after every launch and report errors there (--sync)
+  void* stream = nullptr;                   // cudaStream_t of the kernels
+  void* send_stream = nullptr;              // cudaStream_t of copies that run beside them
+  void* blas = nullptr;                     // cublasLtHandle_t
+  void* workspace = nullptr;                // scratch in device memory that belongs to one launch at a time
+  int64_t workspace_bytes = 0;              // 0: kernels that want scratch do without
+  int64_t shared_limit = kMostSharedBytes;  // that a block of this GPU can have
+  bool tf32 = false;                        // f32 products may round their operands to tf32 (10 bits of mantissa)
+  bool capturing = false;                   // launches are being recorded into a graph: nothing may wait or be timed
+  bool sync_each = false;                   // synchronise after every launch and report errors there (--sync)
 };
 
 // Declares one kernel for every backend: KERNEL(name, parameters after the context). T is the stored number type.

@@ -30,7 +30,7 @@ namespace {
 namespace fc = boost::context::detail;
 constexpr int kWarp = 32;
 constexpr size_t kStackBytes = 256 * 1024;
-constexpr int64_t kStaticLimit = 48 * 1024, kSharedLimit = 227 * 1024;
+constexpr int64_t kStaticLimit = 48 * 1024;
 constexpr int64_t kGuardBytes = 256;
 constexpr unsigned char kGuardByte = 0xA5;
 
@@ -220,7 +220,7 @@ void Machine::run(const LaunchSite& site, const Emu& ctx, dim3 grid, dim3 block,
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
     fail("impossible grid size " + text(grid));
   }
-  if (dynamic_bytes < 0 || dynamic_bytes > kSharedLimit) {
+  if (dynamic_bytes < 0 || dynamic_bytes > ctx.shared_limit) {
     fail("impossible amount of dynamic shared memory: " + std::to_string(dynamic_bytes) + " bytes");
   }
   while (stacks_.size() < size) stacks_.push_back(boost::context::protected_fixedsize_stack(kStackBytes).allocate());

@@ -54,7 +54,7 @@ void launch_at(const LaunchSite& site, void (*kernel)(P...), dim3 grid, dim3 blo
   const auto stream = static_cast<cudaStream_t>(ctx.stream);
   kernel<<<grid, block, static_cast<size_t>(shared_bytes), stream>>>(static_cast<P>(args)...);
   check_cuda(cudaGetLastError(), site);
-  if (ctx.sync_each) check_cuda(cudaStreamSynchronize(stream), site);
+  if (ctx.sync_each && !ctx.capturing) check_cuda(cudaStreamSynchronize(stream), site);
 }
 
 // The dynamic shared memory of a launch, cut into arrays one after the other.

@@ -94,14 +94,11 @@ __device__ __forceinline__ void map_packs(int64_t i, int64_t stride, const Fn& f
   pack.apply(i, fn);
 }
 
-// A block takes U * kBlockSize packs at a time, grid-stride; one read and one write of each stream.
+// What a block does: U * kBlockSize packs at a time, from the turn `first` of so many on, `turns` apart.
 template <int W, int U, class Fn, class... S>
-__global__ void map_kernel(int64_t n, Fn fn, S... streams) {
-  if constexpr (requires { fn.begin(); }) {
-    if (!fn.begin()) return;
-  }
+__device__ __forceinline__ void map_block(int64_t first, int64_t turns, int64_t n, const Fn& fn, const S&... streams) {
   constexpr int64_t kStride = kBlockSize * W, kChunk = kStride * U;
-  for (int64_t begin = blockIdx.x * kChunk; begin < n; begin += gridDim.x * kChunk) {
+  for (int64_t begin = first * kChunk; begin < n; begin += turns * kChunk) {
     int64_t i = begin + static_cast<int64_t>(threadIdx.x) * W;
     if (begin + kChunk <= n) {
       map_packs<W, U>(i, kStride, fn, streams...);
@@ -115,6 +112,15 @@ __global__ void map_kernel(int64_t n, Fn fn, S... streams) {
       }
     }
   }
+}
+
+// Grid-stride; one read and one write of each stream.
+template <int W, int U, class Fn, class... S>
+__global__ void map_kernel(int64_t n, Fn fn, S... streams) {
+  if constexpr (requires { fn.begin(); }) {
+    if (!fn.begin()) return;
+  }
+  map_block<W, U>(blockIdx.x, gridDim.x, n, fn, streams...);
 }
 
 template <class Fn, class... S>

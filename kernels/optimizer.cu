@@ -31,9 +31,8 @@ struct AdamDirection {
   AdamDirection(const AdamWSettings& s, const float* scale)
       : beta1(s.beta1), beta2(s.beta2), eps(s.eps), correction1(1.0f), correction2(1.0f), grad_scale{scale} {
     if (!s.bias_correction) return;
-    const double t = static_cast<double>(s.step);
-    correction1 = static_cast<float>(1.0 / (1.0 - std::pow(static_cast<double>(s.beta1), t)));
-    correction2 = static_cast<float>(1.0 / (1.0 - std::pow(static_cast<double>(s.beta2), t)));
+    correction1 = bias_correction(s.beta1, s.step);
+    correction2 = bias_correction(s.beta2, s.step);
   }
   __device__ float operator()(float& m, float& v, float g) const {
     g *= grad_scale.value;
@@ -54,6 +53,21 @@ struct AdamW {
     copy = p;
   }
 };
+
+template <class T, int W, int U>
+__global__ void adamw_parts_kernel(const StepChunk* chunks, const StepPart* parts, AdamW fn, float* p, T* copy,
+                                   float* m, float* v, const float* g) {
+  const StepChunk chunk = chunks[blockIdx.x];
+  const StepPart part = parts[chunk.part];
+  if (part.lr != part.lr || !fn.begin()) return;
+  fn.lr = part.lr;
+  fn.weight_decay = part.weight_decay;
+  fn.direction.correction1 = part.correction1;
+  fn.direction.correction2 = part.correction2;
+  const int64_t at = chunk.begin;
+  map_block<W, U>(0, 1, chunk.end - at, fn, InOut<float>{p + at}, Out<T>{copy ? copy + at : nullptr},
+                  InOut<float>{m + at}, InOut<float>{v + at}, In<float>{g + at});
+}
 
 struct LambDirection {
   AdamDirection direction;
@@ -197,6 +211,15 @@ void adamw_step(const Gpu& ctx, float* p, T* copy, float* m, float* v, const flo
       Out<T>{copy}, InOut<float>{m}, InOut<float>{v}, In<float>{g});
 }
 
+template <class T>
+void adamw_parts(const Gpu& ctx, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
+                 const StepChunk* chunks, int64_t n_chunks, const StepPart* parts, const AdamWSettings& s) {
+  if (n_chunks <= 0) return;
+  const AdamW fn{AdamDirection(s, grad_scale), 0.0f, 0.0f, s.bias_correction};
+  ACCRETE_LAUNCH((adamw_parts_kernel<T, 4, 2>), dim3{static_cast<uint32_t>(n_chunks)}, dim3{kBlockSize}, 0, ctx, chunks,
+                 parts, fn, p, copy, m, v, g);
+}
+
 void lamb_direction(const Gpu& ctx, float* u, float* m, float* v, const float* p, const float* g,
                     const float* grad_scale, int64_t n, const AdamWSettings& s) {
   map(ctx, n, LambDirection{AdamDirection(s, grad_scale), s.weight_decay}, Out<float>{u}, InOut<float>{m},
@@ -264,6 +287,8 @@ void clip_factor(const Gpu& ctx, float* out, const float* norm2, float max_norm)
 #define ACCRETE_INSTANTIATE(T)                                                                                      \
   template void adamw_step(const Gpu&, float*, T*, float*, float*, const float*, const float*, int64_t,             \
                            const AdamWSettings&);                                                                   \
+  template void adamw_parts(const Gpu&, float*, T*, float*, float*, const float*, const float*, const StepChunk*,   \
+                            int64_t, const StepPart*, const AdamWSettings&);                                        \
   template void lamb_apply(const Gpu&, float*, T*, const float*, const float*, const float*, const float*, float,   \
                            bool, int64_t);                                                                          \
   template void sgd_step(const Gpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float,  \

@@ -21,6 +21,20 @@ struct AdamWSettings {
 //   eps)
 ACCRETE_KERNEL(adamw_step, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale, int64_t n,
                const AdamWSettings& s);
+// The same over many parts of the flat buffers, each with numbers of its own, in one launch. A chunk is a piece of one
+// part; a part whose lr is NaN stays as it is. lr, weight_decay and step of `s` are not looked at.
+//   chunks: (n_chunks), at most kStepChunk elements each;   parts: in device memory like the chunks
+inline constexpr int64_t kStepChunk = 8192;
+struct StepChunk {
+  int64_t begin, end, part;
+};
+struct StepPart {
+  float lr, weight_decay, correction1, correction2;  // corrections: 1 / (1 - b^t), 1 without bias correction
+};
+ACCRETE_KERNEL(adamw_parts, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
+               const StepChunk* chunks, int64_t n_chunks, const StepPart* parts, const AdamWSettings& s);
+// 1 / (1 - beta^step)
+float bias_correction(float beta, int64_t step);
 // First half of LAMB (You et al. 2020): updates m and v, writes u = mhat / (sqrt(vhat) + eps) + wd * p.   u: (n)
 ACCRETE_KERNEL_F32(lamb_direction, float* u, float* m, float* v, const float* p, const float* g,
                    const float* grad_scale, int64_t n, const AdamWSettings& s);

@@ -40,9 +40,8 @@ struct AdamDirection {
 
   AdamDirection(float* m_, float* v_, const float* g_, const float* grad_scale, const AdamWSettings& s)
       : m(m_), v(v_), g(g_), scale(grad_scale[0]), beta1(s.beta1), beta2(s.beta2), eps(s.eps) {
-    const double t = static_cast<double>(s.step);
-    correction1 = s.bias_correction ? static_cast<float>(1.0 / (1.0 - std::pow(double{s.beta1}, t))) : 1.0f;
-    correction2 = s.bias_correction ? static_cast<float>(1.0 / (1.0 - std::pow(double{s.beta2}, t))) : 1.0f;
+    correction1 = s.bias_correction ? bias_correction(s.beta1, s.step) : 1.0f;
+    correction2 = s.bias_correction ? bias_correction(s.beta2, s.step) : 1.0f;
   }
   template <class V>
   V at(int64_t i) const {
@@ -66,13 +65,16 @@ float trust_ratio(const float* p_norm2, const float* u_norm2, float trust, bool 
 
 }  // namespace
 
+float bias_correction(float beta, int64_t step) {
+  return static_cast<float>(1.0 / (1.0 - std::pow(double{beta}, static_cast<double>(step))));
+}
+
+namespace {
+
 template <class T>
-void adamw_step(const Cpu& dev, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
-                int64_t n, const AdamWSettings& s) {
-  if (skipped(grad_scale)) return;
-  const AdamDirection direction(m, v, g, grad_scale, s);
-  const float lr = s.lr, decay = s.weight_decay;
-  if (s.bias_correction) {
+void adamw(const Cpu& dev, float* p, T* copy, int64_t n, const AdamDirection& direction, float lr, float decay,
+           bool decay_first) {
+  if (decay_first) {  // PyTorch's order; else the decay joins the update
     const float keep = 1.0f - lr * decay;
     update(dev, p, copy, n, [=]<class V>(int64_t i) { return load<V>(p + i) * keep - lr * direction.at<V>(i); });
   } else {
@@ -81,6 +83,31 @@ void adamw_step(const Cpu& dev, float* p, T* copy, float* m, float* v, const flo
       return old - lr * (direction.at<V>(i) + decay * old);
     });
   }
+}
+
+}  // namespace
+
+template <class T>
+void adamw_step(const Cpu& dev, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
+                int64_t n, const AdamWSettings& s) {
+  if (skipped(grad_scale)) return;
+  adamw(dev, p, copy, n, AdamDirection(m, v, g, grad_scale, s), s.lr, s.weight_decay, s.bias_correction);
+}
+
+template <class T>
+void adamw_parts(const Cpu& dev, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
+                 const StepChunk* chunks, int64_t n_chunks, const StepPart* parts, const AdamWSettings& s) {
+  if (skipped(grad_scale)) return;
+  for_blocks(dev, n_chunks, n_chunks * kStepChunk * 2, [=](int64_t k) {
+    const StepChunk chunk = chunks[k];
+    const StepPart part = parts[chunk.part];
+    if (std::isnan(part.lr)) return;
+    const int64_t at = chunk.begin;
+    AdamDirection direction(m + at, v + at, g + at, grad_scale, s);
+    direction.correction1 = part.correction1, direction.correction2 = part.correction2;
+    adamw(Cpu{1}, p + at, copy ? copy + at : nullptr, chunk.end - at, direction, part.lr, part.weight_decay,
+          s.bias_correction);
+  });
 }
 
 void lamb_direction(const Cpu& dev, float* u, float* m, float* v, const float* p, const float* g,
@@ -187,6 +214,8 @@ void clip_factor(const Cpu&, float* out, const float* norm2, float max_norm) {
 #define ACCRETE_INSTANTIATE(T)                                                                                      \
   template void adamw_step(const Cpu&, float*, T*, float*, float*, const float*, const float*, int64_t,             \
                            const AdamWSettings&);                                                                   \
+  template void adamw_parts(const Cpu&, float*, T*, float*, float*, const float*, const float*, const StepChunk*,   \
+                            int64_t, const StepPart*, const AdamWSettings&);                                        \
   template void lamb_apply(const Cpu&, float*, T*, const float*, const float*, const float*, const float*, float,   \
                            bool, int64_t);                                                                          \
   template void sgd_step(const Cpu&, float*, T*, float*, const float*, const float*, int64_t, float, float, float,  \

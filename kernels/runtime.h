@@ -53,6 +53,7 @@ ACCRETE_RUNTIME(Cuda);
 // Opens GPU `index`: streams, cuBLASLt, workspace. Throws with one sentence when the driver, the GPU or its age does
 // not serve.
 Cuda open_cuda(int index);
+bool cuda_driver_present();
 int64_t cuda_free_memory(const Cuda&);      // bytes
 std::string cuda_device_name(const Cuda&);  // "NVIDIA H200, 132 multiprocessors, compute capability 9.0, driver 13.0"
 

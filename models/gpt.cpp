@@ -121,7 +121,8 @@ Tensor Gpt::loss(const Batch& batch, const Context& ctx) {
 
 EvalSums Gpt::evaluate(const Batch& batch, const Context& ctx) {
   const NoGrad quiet;
-  const Tensor losses = ops::token_losses(logits(batch.inputs, ctx), batch.targets);
+  const Tensor losses = ctx.plain ? ops::token_losses(logits(batch.inputs, ctx), batch.targets)
+                                  : ops::linear_token_losses(normed(batch.inputs, ctx), output_matrix(), batch.targets);
   EvalSums sums;
   for (const float l : losses.to_vector<float>()) sums.loss += l;
   for (const int32_t t : batch.targets.to_vector<int32_t>()) sums.count += t >= 0;

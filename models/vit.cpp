@@ -37,6 +37,8 @@ struct VitInit {
   }
 };
 
+constexpr float kHeadNormEps = 1e-6f;
+
 ops::Gelu gelu_form(const VitConfig& c) { return c.activation == "gelu_tanh" ? ops::Gelu::tanh : ops::Gelu::erf; }
 
 }  // namespace
@@ -50,6 +52,7 @@ void check_sizes(const VitConfig& c) {
         c.num_heads, "; expected a multiple");
   check(c.positions == "learned" || c.embed_dim % 4 == 0, "vit", "sincos positions need an embed_dim that 4 divides; ",
         "got ", c.embed_dim);
+  check(!c.distilled || !c.head_norm, "vit", "head_norm goes with one head; expected distilled false");
   check(!c.distilled || (c.registers == 0 && c.pool == "token"), "vit",
         "a distilled model has no registers and reads its tokens; expected registers 0 and pool \"token\"");
 }
@@ -163,6 +166,7 @@ Vit::Vit(const VitConfig& config, DType compute, Device device) : config_(config
     blocks_.emplace_back((root / "blocks" / std::to_string(i)).in_block(i), config, i);
   norm_ =
       nn::LayerNorm(root / (config.pool == "mean" ? "fc_norm" : "norm"), C, static_cast<float>(config.layer_norm_eps));
+  if (config.head_norm) head_norm_ = nn::BatchNorm::before_head(root / "head_norm", C, kHeadNormEps);
   head_ = nn::Linear(root / "head", C, kEmbed, config.classes, kNone, init.head, true, Marks{.head = true});
   if (config.distilled)
     head_dist_ = nn::Linear(root / "head_dist", C, kEmbed, config.classes, kNone, init.head, true, Marks{.head = true});
@@ -208,7 +212,8 @@ Tensor Vit::pooled(const Tensor& x, int64_t token, const Context& ctx) const {
   const Tensor read = config_.pool == "mean"
                           ? ops::mean_tokens(x, config_.special_tokens())
                           : ops::reshape(ops::slice_tokens(x, token, token + 1), Shape{x.size(0), x.size(2)});
-  const Tensor normed = norm_(read, ctx);
+  Tensor normed = norm_(read, ctx);
+  if (config_.head_norm) normed = head_norm_(normed, ctx);
   const char* name = token == 0 ? "head.dropout" : "head_dist.dropout";
   return nn::dropout(normed, static_cast<float>(config_.head_dropout), name, ctx);
 }
@@ -229,6 +234,32 @@ Tensor Vit::loss(const Batch& batch, const Context& ctx) {
   const bool bce = config_.loss == "bce";
   if (has_teacher() && ctx.training) return distilled_loss(class_loss(z.cls, batch, bce), z.dist, batch);
   return class_loss(z.mean(), batch, bce);
+}
+
+// W ((x - m) / s) + b = (W / s) x + (b - (W / s) m)
+std::unique_ptr<Vit> without_head_norm(const Vit& model) {
+  const ParamStore& from = static_cast<const Model&>(model).params();
+  VitConfig config = model.settings();
+  config.head_norm = false;
+  auto out = std::make_unique<Vit>(config, DType::f32, kCpu);
+  ParamStore& to = out->params();
+  for (size_t i = 0; i < to.entries().size(); ++i)
+    to.value(static_cast<int>(i)).copy_from(from.value(from.find(to.entries()[i].name)));
+  const auto mean = from.value(from.find("head_norm.running_mean")).to_vector<float>();
+  const auto variance = from.value(from.find("head_norm.running_var")).to_vector<float>();
+  const Tensor weight = to.value(to.find("head.weight")), bias = to.value(to.find("head.bias"));
+  for (int64_t k = 0; k < config.classes; ++k) {
+    float* row = weight.ptr<float>() + k * config.embed_dim;
+    double shift = 0;
+    for (size_t c = 0; c < mean.size(); ++c) {
+      const double w = double{row[c]} / std::sqrt(double{variance[c]} + double{kHeadNormEps});
+      row[c] = static_cast<float>(w);
+      shift += w * double{mean[c]};
+    }
+    bias.ptr<float>()[k] -= static_cast<float>(shift);
+  }
+  to.refresh();
+  return out;
 }
 
 std::unique_ptr<Model> make_vit(const Json& config, DType compute, Device device) {

@@ -4,6 +4,7 @@
 //   x = [class token, distillation token or registers, patches] + positions
 //   per block:  x += drop_path(ls1 * proj(attention(norm1(x))));   x += drop_path(ls2 * fc2(gelu(fc1(norm2(x)))))
 //   logits = head(norm(x[class token])), or head(fc_norm(mean of the patches))
+//   head_norm: a batch norm without factors in front of the head (linear probes of MAE, He et al. 2021)
 //   distilled: a second head reads the distillation token; an evaluation averages the logits of both
 //
 // Dropout after the position sum, on the attention probabilities, after proj, gelu and fc2, and before the heads.
@@ -14,7 +15,7 @@
 #include <vector>
 
 #include "engine/core/config.h"
-#include "engine/nn/layers.h"
+#include "engine/nn/image_layers.h"
 #include "models/image_model.h"
 
 namespace accrete {
@@ -29,6 +30,7 @@ struct VitConfig {
   bool distilled = false;
   int64_t registers = 0;
   std::string pool = "token";
+  bool head_norm = false;
   bool position_prefix = true;
   std::string positions = "learned";
   double layer_scale = 0.0;
@@ -55,6 +57,7 @@ struct VitConfig {
     v("distilled", distilled, "a distillation token and a head that reads it (DeiT)");
     v("registers", registers, "further tokens that nothing reads", between(0, 1 << 12));
     v("pool", pool, "what the head reads: the class token, or the mean of the patches", one_of("token", "mean"));
+    v("head_norm", head_norm, "a batch norm without factors in front of the head (linear probes)");
     v("position_prefix", position_prefix, "special tokens have positions too; false: patches only (DeiT III)");
     v("positions", positions, "a trained table, or fixed sines and cosines of row and column",
       one_of("learned", "sincos"));
@@ -143,8 +146,12 @@ class Vit : public ImageModel {
   nn::Linear patch_;
   std::vector<VitBlock> blocks_;
   nn::LayerNorm norm_;
+  nn::BatchNorm head_norm_;
   nn::Linear head_, head_dist_;
 };
+
+// The same model, computing as in evaluations, whose head does the work of its head_norm.
+std::unique_ptr<Vit> without_head_norm(const Vit& model);
 
 // A Vit from its config JSON; its values are not initialised.
 std::unique_ptr<Model> make_vit(const Json& config, DType compute, Device device);

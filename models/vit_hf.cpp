@@ -120,6 +120,7 @@ std::unique_ptr<Vit> read_vit_hf(const fs::path& path, DType compute, Device dev
 }
 
 void write_vit_hf(const fs::path& folder, const Vit& model, const PictureInfo& info, DType dtype) {
+  if (model.settings().head_norm) return write_vit_hf(folder, *without_head_norm(model), info, dtype);
   const VitConfig& c = model.settings();
   check_representable(c);
   const nlohmann::json config = hf_config(c, info, dtype);

@@ -245,6 +245,7 @@ std::unique_ptr<Vit> read_vit_timm(const fs::path& path, DType compute, Device d
 }
 
 void write_vit_timm(const fs::path& folder, const Vit& model, const PictureInfo& info, DType dtype) {
+  if (model.settings().head_norm) return write_vit_timm(folder, *without_head_norm(model), info, dtype);
   const VitConfig& c = model.settings();
   check(c.layer_norm_eps == 1e-6 || c.layer_norm_eps == 1e-12, "vit",
         "timm's vision transformers have layer_norm_eps 1e-06; got ", c.layer_norm_eps);

@@ -249,6 +249,28 @@ TEST_CASE_TEMPLATE("tensor cores serve aligned 16-bit rows and positive scales, 
   }
 }
 
+TEST_CASE("f32 attention where a block can have 99 KB of shared memory (RTX 30 and later)") {
+  for (const Case& c : {Case{1, 2, 64, 70, 70, true, 0.0f, true}, Case{1, 1, 40, 33, 65, false, 0.1f, false},
+                        Case{1, 1, 128, 67, 67, true, 0.0f, true}, Case{1, 1, 128, 20, 41, false, 0.0f, false}}) {
+    INFO("D " << c.D << ", q_len " << c.q_len);
+    const Places at(c);
+    const Values qkv = random_values<float>(at.total(), 40), d_o = random_values<float>(c.B * c.q_len * c.H * c.D, 41);
+    const Result want = attention_by_definition(at, qkv, d_o);
+    for (const int64_t limit : {99 * 1024L, kMostSharedBytes}) {
+      Buffer<float> in(qkv), o(static_cast<int64_t>(d_o.size())), grad(at.total()), bdo(d_o);
+      Buffer<float> lse(c.B * c.H * c.q_len), delta(c.B * c.H * c.q_len);
+      Emu ctx;
+      ctx.shared_limit = limit;
+      float *const x = in.p(), *const g = grad.p();
+      attention_forward(ctx, o.p(), lse.p(), x, x + at.k_offset, x + at.v_offset, at.s);
+      attention_backward(ctx, g, g + at.k_offset, g + at.v_offset, delta.p(), bdo.p(), x, x + at.k_offset,
+                         x + at.v_offset, o.p(), lse.p(), at.s);
+      check_within("o", o, want.o, want.o_reach, {5e-5, 1e-5});
+      check_within("gradients", grad, want.gradients, want.gradients_reach, {5e-5, 1e-5});
+    }
+  }
+}
+
 // v, d_o and k as unit matrices turn o, dv and dq into the matrix of probabilities and its relatives: their zeros are
 // the mask.
 TEST_CASE_TEMPLATE("the tensor-core kernels drop the same probabilities as the CPU", T, bf16, f16) {

@@ -116,6 +116,14 @@ TEST_CASE("evaluate: loss and perplexities equal those computed by hand") {
     const nlohmann::json one = evaluate(quoted(model_path) + " --threads 1 --data " + quoted(folder.path()));
     CHECK(one["nll"].get<double>() == doctest::Approx(j["nll"].get<double>()).epsilon(1e-6));
   }
+#if defined(ACCRETE_WITH_EMULATOR)
+  SUBCASE("on a device with memory of its own") {
+    const std::string part = quoted(model_path) + " --length 8 --batch 2 --batches 2 --data " + quoted(folder.path());
+    const nlohmann::json there = evaluate(part + " --device emu"), here = evaluate(part + " --device cpu");
+    CHECK(there["predicted_tokens"] == 32);
+    CHECK(there["loss"].get<double>() == doctest::Approx(here["loss"].get<double>()).epsilon(1e-5));
+  }
+#endif
   SUBCASE("for people: every denominator is printed") {
     const RunResult r = run("$APPS/evaluate " + quoted(model_path) + " --data " + quoted(folder.path()));
     CHECK(r.exit_code == 0);

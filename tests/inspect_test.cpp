@@ -157,6 +157,9 @@ TEST_CASE("inspect graph: one step as JSON, DOT and a page") {
   CHECK((*block)["ops"] == 7);
   CHECK((*block)["floor_seconds"].get<double>() > 0);
 
+#if defined(ACCRETE_WITH_EMULATOR)
+  inspect("graph " + recipe + " --device emu --repeats 1 --batch 1 --length 4 --out " + quoted(folder / "e.json"));
+#endif
   // With recompute the ops of a block run twice; the graph still accounts for all of it.
   inspect("graph " + recipe + " recompute=true --repeats 1 --batch 2 --length 16 --out " + quoted(folder / "r.json"));
   const Json again = Json::parse(file_bytes(folder / "r.json"));

@@ -65,6 +65,14 @@ void compare(const std::function<void(int, double&, double&, double&, double)>& 
   }
 }
 
+// A table as the 32-bit words that a buffer of any device can hold.
+template <class Row>
+Values words_of(const std::vector<Row>& table) {
+  std::vector<int32_t> words(table.size() * sizeof(Row) / 4);
+  std::memcpy(words.data(), table.data(), words.size() * 4);
+  return {words.begin(), words.end()};
+}
+
 AdamWSettings adam_settings(bool bias_correction, int64_t step) {
   AdamWSettings s;
   s.lr = 0.01f, s.beta1 = 0.9f, s.beta2 = 0.98f, s.eps = 1e-6f, s.weight_decay = 0.1f;
@@ -92,6 +100,56 @@ TEST_CASE("AdamW in PyTorch's order and BERT's Adam") {
         },
         [&](const auto& ctx, int t, float* p, auto* copy, float* m, float* v, const float* g, const float* clip,
             int64_t n) { adamw_step(ctx, p, copy, m, v, g, clip, n, adam_settings(correction, t)); });
+  }
+}
+
+TEST_CASE("AdamW over parts: each with its own rate, decay and corrections; a part without a rate stays") {
+  // 3 parts of a buffer with a gap between them, the first in three chunks, the last left out.
+  const int64_t n = 2 * kStepChunk + 300;
+  const std::vector<StepChunk> chunks = {{0, kStepChunk, 0},
+                                         {kStepChunk, 2 * kStepChunk, 0},
+                                         {2 * kStepChunk, 2 * kStepChunk + 64, 0},
+                                         {2 * kStepChunk + 128, 2 * kStepChunk + 128 + 61, 1},
+                                         {2 * kStepChunk + 192, n, 2}};
+  const float none = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<StepPart> parts = {
+      {0.01f, 0.1f, 5.0f, 20.0f}, {0.002f, 0.0f, 1.5f, 3.0f}, {none, 0.1f, 1.0f, 1.0f}};
+  const auto part_of = [&](int64_t i) {
+    for (const StepChunk& c : chunks)
+      if (i >= c.begin && i < c.end) return static_cast<int>(c.part);
+    return -1;
+  };
+  const Problem start(n);
+  for (const bool correction : {true, false}) {
+    Problem want = start;
+    for (int64_t i = 0; i < n; ++i) {
+      const int k = part_of(i);
+      if (k < 0 || k == 2) continue;
+      const StepPart& part = parts[static_cast<size_t>(k)];
+      const double g = static_cast<float>(kClip) * start.g[0][i];
+      want.m[i] = 0.9f * want.m[i] + (1 - 0.9f) * g;
+      want.v[i] = 0.98f * want.v[i] + (1 - 0.98f) * g * g;
+      const double u = want.m[i] * part.correction1 / (std::sqrt(want.v[i] * part.correction2) + 1e-6f);
+      want.p[i] = correction ? want.p[i] * (1 - part.lr * part.weight_decay) - part.lr * u
+                             : want.p[i] - part.lr * (u + part.weight_decay * want.p[i]);
+    }
+    on_backends([&](const auto& ctx, SameBits& same) {
+      Buffer<float> p(start.p), m(start.m), v(start.v), g(start.g[0]), clip(Values{kClip});
+      Buffer<bf16> copy(n);
+      Buffer<int32_t> where(words_of(chunks)), rates(words_of(parts));
+      adamw_parts(ctx, p.p(), copy.p(), m.p(), v.p(), g.p(), clip.p(), reinterpret_cast<const StepChunk*>(where.p()),
+                  static_cast<int64_t>(chunks.size()), reinterpret_cast<const StepPart*>(rates.p()),
+                  adam_settings(correction, 1));
+      check_buffer("p", p, want.p, kClose);
+      check_buffer("m", m, want.m, kClose);
+      check_buffer("v", v, want.v, kClose);
+      const Values copied = copy.values(), rounded = rounded_to<bf16>(p.values());
+      for (int64_t i = 0; i < n; ++i) {
+        const bool stepped = part_of(i) == 0 || part_of(i) == 1;
+        CHECK((stepped ? copied[i] == rounded[i] : std::isnan(copied[i])));
+      }
+      same(p.values()), same(m.values());
+    });
   }
 }
 

@@ -136,8 +136,8 @@ TEST_CASE("what cannot be recorded is refused, and the device goes on") {
     const Tensor x = on(d, ramp(4)), y = on(d, ramp(4));
     const MemoryPool pool = make_pool(d);
     CHECK_THROWS_AS(Capture(d, pool, [&] { x.item(); }), Error);
-    CHECK_THROWS_WITH_AS(Capture(d, pool, [&] { x.to_vector<float>(); }),
-                         doctest::Contains("a copy between host and device cannot be recorded"), Error);
+    CHECK_THROWS_WITH_AS(Capture(d, pool, [&] { x.to_vector<float>(); }), doctest::Contains("cannot be recorded"),
+                         Error);
     CHECK_THROWS_WITH_AS(Capture(d, pool, [&] { Tensor::from(ramp(2), Shape{2}, d); }),
                          doctest::Contains("cannot be recorded"), Error);
     CHECK_THROWS_WITH_AS(Capture(d, pool, [&] { synchronize(d); }), doctest::Contains("cannot be recorded"), Error);

@@ -301,6 +301,11 @@ inline Arrays evaluate(const std::string& op, const Arrays& in, const Settings& 
     no_bias.present = false;
     return {cross_entropy(linear({in[0], in[1], no_bias}), in[2], smoothing)};
   }
+  if (op == "linear_token_losses") {
+    Array no_bias;
+    no_bias.present = false;
+    return {token_losses(linear({in[0], in[1], no_bias}), in[2], 0.0)};
+  }
   if (op == "token_losses") return {token_losses(in[0], in[1], 0.0)};
   if (const auto y = evaluate_tokens(op, in, s)) return *y;
   if (const auto y = evaluate_images(op, in, s)) return *y;

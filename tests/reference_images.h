@@ -49,7 +49,9 @@ inline Array batch_norm(const Arrays& in, const Settings& s) {
       for (int64_t n = 0; n < N; ++n) variance += std::pow(x[n * C + c] - mean, 2) / count;
     }
     for (int64_t n = 0; n < N; ++n)
-      y[n * C + c] = (x[n * C + c] - mean) / std::sqrt(variance + static_cast<double>(s.eps)) * in[1][c] + in[2][c];
+      y[n * C + c] =
+          (x[n * C + c] - mean) / std::sqrt(variance + static_cast<double>(s.eps)) * (in[1].present ? in[1][c] : 1) +
+          (in[2].present ? in[2][c] : 0);
   }
   return y;
 }

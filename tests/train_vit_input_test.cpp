@@ -107,6 +107,29 @@ TEST_CASE("a probe trains the output layer alone") {
     for (const Json& e : read_metrics(folder / "probe/metrics.jsonl"))
       if (e["event"] == "stage_start") CHECK(e["trainable"] == heads * (10 * 32 + 10));
   }
+  // As MAE probes: a new head behind a batch norm, by LARS. The exported model has the norm in its head.
+  fs::remove_all(folder / "base");
+  fs::remove_all(folder / "probe");
+  put_vision_recipe(folder, tiny_vit());
+  REQUIRE(run(train_command(folder, "base", "duration=4st")).exit_code == 0);
+  const std::string probe = "model.head_norm=true init.trains=head optim.name=lars optim.lr=0.1 init.from='" +
+                            (folder / "base").string() + "' ";
+  const RunResult kept = run(train_command(folder, "kept", probe));
+  CHECK(kept.one_line_error());
+  CAPTURE(kept.err);
+  CHECK(kept.err.find("init.reset_head=true") != std::string::npos);
+  const RunResult result = run(train_command(folder, "probe", probe + "init.reset_head=true duration=12st"));
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto judged = [&](const std::string& model) {
+    const RunResult r = run("$APPS/evaluate '" + (folder / model).string() + "' --data '" + (folder / "data").string() +
+                            "' --split valid --json");
+    CAPTURE(r.err);
+    REQUIRE(r.exit_code == 0);
+    return Json::parse(r.out);
+  };
+  const Json ours = judged("probe"), exported = judged("probe/model");
+  CHECK(ours["loss"].get<double>() == doctest::Approx(exported["loss"].get<double>()).epsilon(1e-4));
 }
 
 TEST_CASE("held-out pictures are judged as they are: whole, in order, unmixed, an odd number too") {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "models/vit_timm.h"
 #include "tests/gpu_testing.h"
 #include "tests/vit_testing.h"
 
@@ -424,6 +425,44 @@ TEST_CASE("every dropout acts, and only in training") {
   }
 }
 
+TEST_CASE("a norm in front of the head: statistics of the batch in training, folded into the head for export") {
+  for (const char* pool : {"token", "mean"}) {
+    VitConfig c = small_vit();
+    c.pool = pool, c.init = "mae";
+    const auto plain = drawn(c);
+    c.head_norm = true;
+    const auto model = drawn(c);
+    CHECK(model->params().parameter_count() == plain->params().parameter_count());
+    const Batch batch = image_batch(c, 12);
+    // At first the running statistics are 0 and 1: nothing happens but a factor 1 / sqrt(1 + 1e-6).
+    CHECK(relative_error(model->logits(batch, {}).to_vector<float>(), plain->logits(batch, {}).to_vector<float>()) <
+          2e-6);
+    Context ctx;
+    ctx.training = true;
+    const auto logits = model->logits(batch, ctx).to_vector<float>();
+    // What the head reads has mean 0 and variance 1, so the logits of a batch have the head's bias as their mean, and
+    // the norm of the head's rows as their deviation only where columns are independent: the mean is the sharp test.
+    const auto bias = values(*model, "head.bias");
+    for (size_t k = 0; k < bias.size(); ++k) {
+      double mean = 0;
+      for (size_t b = 0; b < 12; ++b) mean += double{logits[b * bias.size() + k]} / 12;
+      CHECK(mean == doctest::Approx(double{bias[k]}).epsilon(1e-5).scale(1.0));
+    }
+    const auto moved = values(*model, "head_norm.running_var");
+    CHECK(std::any_of(moved.begin(), moved.end(), [](float v) { return v < 0.95f || v > 1.05f; }));
+    for (int i = 0; i < 40; ++i) model->logits(batch, ctx);  // far from 0 and 1
+    const auto want = model->logits(batch, {}).to_vector<float>();
+    const auto folded = without_head_norm(*model);
+    CHECK(folded->params().find("head_norm.running_mean") < 0);
+    CHECK(relative_error(folded->logits(batch, {}).to_vector<float>(), want) < 1e-5);
+    const TempFolder folder;
+    write_vit_timm(folder / "timm", *model);
+    const auto back = load_model(folder / "timm", DType::f32, kCpu);
+    CHECK(same_bits(dynamic_cast<Vit&>(*back).logits(batch, {}).to_vector<float>(),
+                    folded->logits(batch, {}).to_vector<float>()));
+  }
+}
+
 TEST_CASE("left-out blocks, smaller pictures, gradients of resampled positions") {
   VitConfig c = small_vit();
   const auto model = drawn(c);
@@ -496,6 +535,7 @@ TEST_CASE("what a Vit refuses") {
   check_sentence(with([](VitConfig& c) { c.positions = "sincos", c.embed_dim = 6; }), {"that 4 divides", "got 6"});
   check_sentence(with([](VitConfig& c) { c.distilled = true, c.registers = 1; }), {"a distilled model"});
   check_sentence(with([](VitConfig& c) { c.distilled = true, c.pool = "mean"; }), {"a distilled model"});
+  check_sentence(with([](VitConfig& c) { c.distilled = c.head_norm = true; }), {"head_norm goes with one head"});
   VitConfig c = small_vit();
   CHECK_THROWS_WITH_AS(from_json(c, Json{{"drop_path", 1}}), doctest::Contains("drop_path"), Error);
   CHECK_THROWS_WITH_AS(from_json(c, Json{{"init", "he"}}), doctest::Contains("(timm, deit, jax, moco, mae)"), Error);

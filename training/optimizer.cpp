@@ -13,6 +13,7 @@ Optimizer::Optimizer(const OptimConfig& config, ParamStore& store, const std::ma
   lr_scales_ = layer_scales();
   ranges_ = make_ranges({});
   const SegmentScope segment(Segment::optimizer);
+  if (config.name == "adamw") table_ = std::make_unique<StepTable>(store, lr_scales_);
   const Shape flat{store.flat_count()};
   const auto make = [&](const char* name) { state_[name] = Tensor::zeros(flat, DType::f32, store.device()); };
   const std::string& n = config.name;
@@ -86,11 +87,26 @@ void Optimizer::reset_averages() {
   for (const auto& [name, decay] : decays_) state_.at(name).copy_from(store_.values());
 }
 
-void Optimizer::step(double lr, const BlockSet& skip) {
+void Optimizer::count_step(const BlockSet& skip, int by) {
   for (size_t i = 0; i < steps_.size(); ++i) {
     const ParamEntry& e = store_.entries()[i];
-    if (e.trainable && !skip.contains(e.group, e.block)) ++steps_[i];
+    if (e.trainable && !skip.contains(e.group, e.block)) steps_[i] += by;
   }
+}
+
+void Optimizer::step(double lr, const BlockSet& skip) {
+  count_step(skip, 1);
+  if (table_)
+    step_adamw(lr, skip);
+  else
+    step_ranges(lr, skip);
+  for (const auto& [name, decay] : decays_)
+    update::ema(state_.at(name), store_.values(), norm_.factor(), static_cast<float>(decay));
+  store_.values().bump_version("optimizer");
+  store_.copy().bump_version("optimizer");
+}
+
+void Optimizer::step_ranges(double lr, const BlockSet& skip) {
   // Counts of steps that drift apart cut the ranges anew.
   const bool uneven = !skip.groups.empty() || !even_;
   if (uneven) ranges_ = make_ranges(skip);
@@ -106,10 +122,6 @@ void Optimizer::step(double lr, const BlockSet& skip) {
     else
       step_elementwise(r, mine);
   }
-  for (const auto& [name, decay] : decays_)
-    update::ema(state_.at(name), store_.values(), norm_.factor(), static_cast<float>(decay));
-  store_.values().bump_version("optimizer");
-  store_.copy().bump_version("optimizer");
 }
 
 Optimizer::View Optimizer::view(const Range& r) const {
@@ -130,6 +142,29 @@ update::AdamWSettings Optimizer::adam_settings(const Range& r, double lr, float 
   s.bias_correction = config_.bias_correction;
   s.step = steps_of(r);
   return s;
+}
+
+void Optimizer::step_adamw(double lr, const BlockSet& skip) {
+  std::vector<StepTable::Rates> rates;
+  for (const StepTable::Part& part : table_->parts()) {
+    const ParamEntry& e = store_.entries()[static_cast<size_t>(part.entry)];
+    const auto t = static_cast<int64_t>(steps_[static_cast<size_t>(part.entry)]);
+    StepTable::Rates r;
+    r.left_out = skip.contains(e.group, e.block);
+    r.lr = static_cast<float>(lr * static_cast<double>(part.lr_scale));
+    r.weight_decay = static_cast<float>(part.decay ? config_.weight_decay : 0.0);
+    if (config_.bias_correction && !r.left_out) {
+      r.correction1 = kernels::bias_correction(static_cast<float>(config_.beta1), t);
+      r.correction2 = kernels::bias_correction(static_cast<float>(config_.beta2), t);
+    }
+    rates.push_back(r);
+  }
+  update::AdamWSettings s;
+  s.beta1 = static_cast<float>(config_.beta1), s.beta2 = static_cast<float>(config_.beta2);
+  s.eps = static_cast<float>(config_.eps);
+  s.bias_correction = config_.bias_correction;
+  table_->step(rates, store_.values(), store_.copy(), state_.at("m"), state_.at("v"), store_.grads(), norm_.factor(),
+               s);
 }
 
 void Optimizer::step_elementwise(const Range& r, double lr) {

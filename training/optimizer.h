@@ -13,6 +13,7 @@
 #include "engine/nn/params.h"
 #include "engine/ops/update.h"
 #include "training/gradient_norm.h"
+#include "training/step_table.h"
 #include "training/stepper.h"
 
 namespace accrete {
@@ -70,6 +71,7 @@ class Optimizer : public Stepper {
   const Tensor& norm2() const override { return norm_.squared(); }
   using Stepper::step;
   void step(double lr, const BlockSet& skip) override;
+  void forget_step(const BlockSet& skip) override { count_step(skip, -1); }
 
   const OptimConfig& config() const { return config_; }
   const std::map<std::string, Tensor>& state() const override { return state_; }
@@ -104,6 +106,9 @@ class Optimizer : public Stepper {
   View view(const Range& r) const;
   Tensor moment(const char* name, const Range& r) const;
   update::AdamWSettings adam_settings(const Range& r, double lr, float weight_decay) const;
+  void count_step(const BlockSet& skip, int by);
+  void step_adamw(double lr, const BlockSet& skip);
+  void step_ranges(double lr, const BlockSet& skip);
   void step_elementwise(const Range& r, double lr);
   void step_lamb(const Range& r, double lr);
   void step_lars(const Range& r, double lr);
@@ -117,6 +122,7 @@ class Optimizer : public Stepper {
   ParamStore& store_;
   std::map<std::string, double> decays_;  // of the averages
   std::vector<Range> ranges_;             // without skipped blocks
+  std::unique_ptr<StepTable> table_;      // of adamw
   std::vector<double> steps_;             // of each entry so far
   std::vector<float> lr_scales_;          // of each entry
   std::map<std::string, Tensor> state_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iostream>
 #include <optional>
 #include <vector>
 
@@ -76,7 +77,8 @@ Device parse_device(std::string_view text) {
 #if defined(ACCRETE_WITH_CUDA)
     try {
       return open_cuda_device(0);
-    } catch (const Error&) {  // no GPU that serves
+    } catch (const Error& e) {  // no GPU that serves: worth a word where somebody has installed a driver for one
+      if (kernels::cuda_driver_present()) std::cerr << "computing on the CPU: " << e.what() << std::endl;
     }
 #endif
     return kCpu;

@@ -54,6 +54,11 @@ int64_t available_memory() {
   return available;
 }
 
+int64_t host_limit() {
+  static const int64_t available = available_memory();
+  return chosen_limit > 0 ? chosen_limit : available;
+}
+
 class Cache {
  public:
   explicit Cache(Device device) : device_(device) {}
@@ -115,6 +120,11 @@ class Cache {
     release_locked();
   }
 
+  int64_t limit() {
+    const std::lock_guard lock(mutex_);
+    return limit_locked();
+  }
+
   MemoryUse use() {
     const std::lock_guard lock(mutex_);
     return use_;
@@ -130,7 +140,7 @@ class Cache {
   // Memory of the device, or null. The emulated device stands on the host's memory and shares its limit.
   void* system_memory(int64_t rounded) {
     void* data = nullptr;
-    if (device_.kind != DeviceKind::cuda && use_.reserved + rounded > memory_limit()) return nullptr;
+    if (device_.kind != DeviceKind::cuda && use_.reserved + rounded > host_limit()) return nullptr;
     if (device_.kind == DeviceKind::cuda && chosen_limit > 0 && use_.reserved + rounded > chosen_limit) return nullptr;
     if (!device_.host()) {
       on_queued(device_, [&](const auto& dev) { data = kernels::device_allocate(dev, rounded); });
@@ -155,7 +165,7 @@ class Cache {
     }
     std::ostringstream text;
     text << "[memory] out of memory on " << device_ << "; " << human_bytes(bytes) << " more wanted for "
-         << name_of(current_segment) << "; limit " << human_bytes(limit()) << "; in use: ";
+         << name_of(current_segment) << "; limit " << human_bytes(limit_locked()) << "; in use: ";
     for (int i = 0; i < kSegments; ++i)
       if (use_.segment[i].now > 0)
         text << name_of(static_cast<Segment>(i)) << " " << human_bytes(use_.segment[i].now) << ", ";
@@ -163,8 +173,8 @@ class Cache {
     throw OutOfMemory(text.str());
   }
 
-  int64_t limit() const {
-    if (device_.kind != DeviceKind::cuda || chosen_limit > 0) return memory_limit();
+  int64_t limit_locked() const {
+    if (device_.kind != DeviceKind::cuda || chosen_limit > 0) return host_limit();
     int64_t free = 0;
 #if defined(ACCRETE_WITH_CUDA)
     free = kernels::cuda_free_memory(cuda_context(device_.index));
@@ -267,10 +277,7 @@ void release_cache(Device device) { cache_of(device).release(); }
 void set_poison(bool on) { poison = on; }
 void set_memory_limit(int64_t bytes) { chosen_limit = bytes; }
 
-int64_t memory_limit() {
-  static const int64_t available = available_memory();
-  return chosen_limit > 0 ? chosen_limit : available;
-}
+int64_t memory_limit(Device device) { return cache_of(device).limit(); }
 
 std::string memory_report(Device device) { return cache_of(device).table(); }
 

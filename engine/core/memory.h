@@ -88,7 +88,7 @@ void release_cache(Device device);
 // Bytes the engine may reserve on a device; default: the memory available to this process when it starts, on a GPU what
 // its driver gives. 0 restores the default.
 void set_memory_limit(int64_t bytes);
-int64_t memory_limit();  // of the host
+int64_t memory_limit(Device device = kCpu);
 // Debugging: every block handed out from now on is filled with bytes of ones (NaN as f32 and bf16, -1 as i32), so that
 // a value read before it was written shows. Tests run with it.
 void set_poison(bool on);

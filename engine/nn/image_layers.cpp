@@ -24,9 +24,19 @@ BatchNorm::BatchNorm(Scope s, int64_t channels) {
   running_var = s.buffer("running_var", shape, {kNone}, Init::ones());
 }
 
+BatchNorm BatchNorm::before_head(Scope s, int64_t channels, float eps) {
+  BatchNorm norm;
+  const Marks head{.head = true};
+  norm.running_mean = s.buffer("running_mean", Shape{channels}, {kNone}, Init::zeros(), head);
+  norm.running_var = s.buffer("running_var", Shape{channels}, {kNone}, Init::ones(), head);
+  norm.eps = eps;
+  return norm;
+}
+
 Tensor BatchNorm::operator()(const Tensor& x, const Context& ctx) const {
   ops::BatchNormOptions options;
-  options.training = ctx.training && requires_grad(weight());
+  options.eps = eps;
+  options.training = ctx.training && (!weight.present() || requires_grad(weight()));
   if (ctx.norm_momentum >= 0) options.momentum = ctx.norm_momentum;
   return ops::batch_norm(x, weight(), bias(), running_mean(), running_var(), options);
 }

@@ -22,9 +22,12 @@ struct Conv {
 // that must stay as it is keeps its running statistics too and computes with them.
 struct BatchNorm {
   Param weight, bias, running_mean, running_var;
+  float eps = 1e-5f;
 
   BatchNorm() = default;
   BatchNorm(Scope s, int64_t channels);
+  // In front of an output layer, which trains: no weight and bias, the batch's statistics in every training step.
+  static BatchNorm before_head(Scope s, int64_t channels, float eps);
   Tensor operator()(const Tensor& x, const Context& ctx) const;  // (.., C)
 };
 

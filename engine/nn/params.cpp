@@ -238,8 +238,8 @@ Param Scope::param(std::string_view name, Shape shape, std::vector<Axis> axes, I
   return declare(name, shape, std::move(axes), init, decay, marks, false);
 }
 
-Param Scope::buffer(std::string_view name, Shape shape, std::vector<Axis> axes, Init init) const {
-  return declare(name, shape, std::move(axes), init, false, {}, true);
+Param Scope::buffer(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, Marks marks) const {
+  return declare(name, shape, std::move(axes), init, false, marks, true);
 }
 
 Param Scope::declare(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay, Marks marks,

@@ -156,7 +156,7 @@ class Scope {
   Scope in_stage(int stage) const;
   Param param(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, bool decay,
               Marks marks = {}) const;
-  Param buffer(std::string_view name, Shape shape, std::vector<Axis> axes, Init init) const;
+  Param buffer(std::string_view name, Shape shape, std::vector<Axis> axes, Init init, Marks marks = {}) const;
   const std::string& path() const { return path_; }
 
  private:

@@ -2,6 +2,7 @@
 #include "kernels/batch_norm.h"
 
 #include "engine/ops/images.h"
+#include "engine/ops/update.h"
 
 namespace accrete::ops {
 namespace {
@@ -12,6 +13,12 @@ void check_vector(const char* what, const Tensor& v, const Tensor& x) {
         v.defined() ? v.shape() : Shape{}, " ", v.defined() ? name_of(v.dtype()) : "undefined");
 }
 
+Tensor filled(int64_t channels, float value, Device device) {
+  const Tensor v = Tensor::empty(Shape{channels}, DType::f32, device);
+  update::fill(v, value);
+  return v;
+}
+
 }  // namespace
 
 // The running statistics lie in the flat buffer of all weights and share its version. They move without a new one,
@@ -19,8 +26,11 @@ void check_vector(const char* what, const Tensor& v, const Tensor& x) {
 Tensor batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& running_mean,
                   const Tensor& running_var, const BatchNormOptions& options) {
   check(x.rank() >= 1, "batch_norm", "needs at least one axis");
-  check_vector("gamma", gamma, x);
-  check_vector("beta", beta, x);
+  check(gamma.defined() == beta.defined(), "batch_norm", "expected gamma and beta, or neither");
+  const Tensor scale = gamma.defined() ? gamma : filled(x.size(-1), 1.0f, x.device());
+  const Tensor shift = beta.defined() ? beta : filled(x.size(-1), 0.0f, x.device());
+  check_vector("gamma", scale, x);
+  check_vector("beta", shift, x);
   check_vector("running_mean", running_mean, x);
   check_vector("running_var", running_var, x);
   const int64_t N = x.shape().rows(), C = x.size(-1);
@@ -36,10 +46,10 @@ Tensor batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, cons
                                         options.eps);
     else
       kernels::batch_norm_running(dev, m, r, moving_mean, moving_var, C, options.eps);
-    kernels::batch_norm_forward<T>(dev, y.ptr<T>(), x.ptr<T>(), m, r, gamma.ptr<float>(), beta.ptr<float>(), N, C);
+    kernels::batch_norm_forward<T>(dev, y.ptr<T>(), x.ptr<T>(), m, r, scale.ptr<float>(), shift.ptr<float>(), N, C);
   });
   const double n = static_cast<double>(x.count()), bytes = static_cast<double>(x.bytes());
-  return record("batch_norm", y, {x, gamma, beta}, Saved{x, gamma, mean, rstd},
+  return record("batch_norm", y, {x, gamma, beta}, Saved{x, scale, mean, rstd},
                 Cost{of_batch ? 8 * n : 4 * n, bytes * (of_batch ? 4 : 2), 12 * n, 5 * bytes},
                 [N, C, of_batch](const BackwardContext& ctx) -> Grads {
                   const Tensor &x = ctx.saved(0), &gamma = ctx.saved(1), &mean = ctx.saved(2), &rstd = ctx.saved(3);

@@ -40,9 +40,9 @@ struct BatchNormOptions {
   float momentum = 0.1f, eps = 1e-5f;
 };
 // (x - mean) / sqrt(var + eps) * gamma + beta with one mean and variance per channel over all rows. x: (.., C); gamma,
-// beta: (C) f32; running_mean, running_var: (C) f32, in training moved in place: r = (1 - momentum) r + momentum s,
-// with the unbiased variance (Ioffe & Szegedy 2015, as PyTorch does it). Not for use inside `recompute`, which would
-// move them twice. Training needs at least two rows.
+// beta: (C) f32, or both undefined: 1 and 0; running_mean, running_var: (C) f32, in training moved in place:
+// r = (1 - momentum) r + momentum s, with the unbiased variance (Ioffe & Szegedy 2015, as PyTorch does it). Not for use
+// inside `recompute`, which would move them twice. Training needs at least two rows.
 Tensor batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& running_mean,
                   const Tensor& running_var, const BatchNormOptions& options);
 

@@ -25,16 +25,40 @@ void product(const Tensor& c, const Tensor& a, const Tensor& b, const kernels::G
   });
 }
 
-}  // namespace
-
-Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing) {
-  const char* const where = "linear_cross_entropy";
+void check_layer(const char* where, const Tensor& x, const Tensor& w, const Tensor& targets) {
   check(w.rank() == 2 && x.rank() >= 1 && x.size(-1) == w.size(1) && x.dtype() == w.dtype(), where,
         "x and w do not fit; expected (.., C) and (V, C) of one type; got ", x.shape(), " ", name_of(x.dtype()),
         " and ", w.shape(), " ", name_of(w.dtype()));
+  check_targets(where, targets, x.shape().rows(), w.size(0), x.device());
+}
+
+}  // namespace
+
+Tensor linear_token_losses(const Tensor& x, const Tensor& w, const Tensor& targets) {
+  const char* const where = "linear_token_losses";
+  check_layer(where, x, w, targets);
+  const int64_t N = x.shape().rows(), C = w.size(1), V = w.size(0), row = padded_row(V);
+  Tensor losses = Tensor::empty(Shape{N}, DType::f32, x.device());
+  const SegmentScope workspace(Segment::workspace);
+  const Tensor logits = Tensor::empty(Shape{N, row}, x.dtype(), x.device());
+  const Tensor lse = Tensor::empty(Shape{N}, DType::f32, x.device());
+  product(logits, x, w, {.M = N, .N = V, .K = C, .trans_b = true, .ldc = row});
+  on(x, [&]<class T>(const auto& dev) {
+    kernels::cross_entropy_forward<T>(dev, losses.ptr<float>(), lse.ptr<float>(), logits.ptr<T>(),
+                                      targets.ptr<int32_t>(), N, V, row, 0.0f);
+  });
+  const double elements = static_cast<double>(N * V), bytes = static_cast<double>(logits.bytes());
+  return no_gradient(where, losses, {x, w},
+                     Cost{2.0 * elements * static_cast<double>(C) + 3 * elements,
+                          static_cast<double>(x.bytes() + w.bytes()) + 2 * bytes, 0, 0},
+                     "it is a measurement; use linear_cross_entropy");
+}
+
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing) {
+  const char* const where = "linear_cross_entropy";
+  check_layer(where, x, w, targets);
   check(smoothing >= 0.0f && smoothing < 1.0f, where, "smoothing out of range; expected 0 <= s < 1; got ", smoothing);
   const int64_t N = x.shape().rows(), C = w.size(1), V = w.size(0), row = padded_row(V);
-  check_targets(where, targets, N, V, x.device());
   const Device device = x.device();
   Tensor logits = Tensor::empty(Shape{N, row}, x.dtype(), device);
   Tensor y = Tensor::empty(Shape{}, DType::f32, device);

@@ -421,16 +421,23 @@ void add_embedding_and_loss(std::vector<OpRow>& table) {
   lc.plain = [](const Tensors& x, const OpSettings& s) {
     return Tensors{linear_cross_entropy_plain(x[0], x[1], x[2], s.smoothing)};
   };
+  OpRow lt{.name = "linear_token_losses", .functions = {"linear_token_losses"}};
+  lt.run = [](const Tensors& x, const OpSettings&) { return Tensors{linear_token_losses(x[0], x[1], x[2])}; };
   for (const Shape& s : {Shape{1, 1, 1}, Shape{5, 3, 4}, Shape{33, 16, 129}, Shape{7, 40, 8}, Shape{0, 3, 7}}) {
     const auto V = static_cast<double>(s[2]);
-    for (const double low : {0.0, V > 1 ? -V / 2 : 0.0})
-      lc.cases.push_back({{act(Shape{s[0], s[1]}), act(Shape{s[2], s[1]}), ids(Shape{s[0]}, low, V)},
-                          {.smoothing = low < 0 ? 0.1f : 0.0f}});
+    for (const double low : {0.0, V > 1 ? -V / 2 : 0.0}) {
+      const std::vector<OpInput> in = {act(Shape{s[0], s[1]}), act(Shape{s[2], s[1]}), ids(Shape{s[0]}, low, V)};
+      lc.cases.push_back({in, {.smoothing = low < 0 ? 0.1f : 0.0f}});
+      lt.cases.push_back({in, {}});
+    }
   }
-  lc.speed = {{act(Shape{1024, 768}), act(Shape{50257, 768}), ids(Shape{1024}, 0, 50257)}, {}};
+  lc.speed = lt.speed = {{act(Shape{1024, 768}), act(Shape{50257, 768}), ids(Shape{1024}, 0, 50257)}, {}};
   lc.value_tolerance = 5e-6, lc.gradient_tolerance = 2e-5, lc.bf16_tolerance = 0.02;
   lc.why = "a product, exp and a sum over the classes; logits and their gradient are rounded once in between";
+  lt.value_tolerance = 5e-6, lt.bf16_tolerance = 0.02, lt.why = lc.why;
+  lt.no_gradient = "it is a measurement; use linear_cross_entropy";
   table.push_back(std::move(lc));
+  table.push_back(std::move(lt));
 }
 
 double now_seconds() {

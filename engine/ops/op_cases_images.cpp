@@ -46,7 +46,10 @@ void add_convolution(std::vector<OpRow>& table) {
       if (training && s.rows() < 2) continue;
       // Two rows normalise to plus and minus one whatever they are; the derivative is then zero but for rounding.
       const OpSettings set{.eps = s.rows() < 4 ? 0.1f : 1e-5f, .training = training};
-      bn.cases.push_back({{act(s, -1, 2), vec(C), vec(C), data(Shape{C}, -1, 1), data(Shape{C}, 0.3, 2)}, set});
+      for (const bool factors : {true, false})
+        bn.cases.push_back({{act(s, -1, 2), factors ? vec(C) : kAbsent, factors ? vec(C) : kAbsent,
+                             data(Shape{C}, -1, 1), data(Shape{C}, 0.3, 2)},
+                            set});
     }
   bn.speed = {{act(Shape{4, 56, 56, 64}), vec(64), vec(64), data(Shape{64}, -1, 1), data(Shape{64}, 0.3, 2)},
               {.training = true}};

@@ -130,6 +130,8 @@ Tensor cross_entropy_plain(const Tensor& logits, const Tensor& targets, float sm
 // x: (.., C), w: (V, C)
 Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing = 0.0f);
 Tensor linear_cross_entropy_plain(const Tensor& x, const Tensor& w, const Tensor& targets, float smoothing = 0.0f);
+// token_losses(x w^T, targets), below, in the same way.
+Tensor linear_token_losses(const Tensor& x, const Tensor& w, const Tensor& targets);
 // Mean over the rows of -sum_c targets[c] log softmax(logits)[c].   logits: (.., V); targets: (.., V) f32, rows that
 // need not sum to one
 Tensor soft_cross_entropy(const Tensor& logits, const Tensor& targets);

@@ -70,6 +70,15 @@ void adamw(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v
   });
 }
 
+void adamw_parts(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v, const Tensor& g,
+                 const Tensor& grad_scale, const Tensor& chunks, const Tensor& parts, const AdamWSettings& s) {
+  with_copy(p, copy, [&](const auto& dev, auto* narrow) {
+    kernels::adamw_parts(dev, f(p), narrow, f(m), f(v), f(g), f(grad_scale),
+                         reinterpret_cast<const kernels::StepChunk*>(chunks.ptr<int64_t>()), chunks.size(0),
+                         reinterpret_cast<const kernels::StepPart*>(f(parts)), s);
+  });
+}
+
 void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Tensor& p, const Tensor& g,
                     const Tensor& grad_scale, const AdamWSettings& s) {
   on_device(p.device(), [&](const auto& dev) {

@@ -105,7 +105,7 @@ void gemm(const Cuda& ctx, Out* C, const T* A, const T* B, const Epilogue<Out>& 
   const Call<T, Out> call{ctx, C, A, B, e, s};
   const auto fused = library_epilogue(wish_of(e), s, gemm_type<Out>());
   if (!fused || !in_library(call, *fused)) separately(call);
-  if (ctx.sync_each) ACCRETE_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(ctx.stream)));
+  if (ctx.sync_each && !ctx.capturing) ACCRETE_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(ctx.stream)));
 }
 
 template <class T, class Out>

@@ -180,6 +180,8 @@ Plan& Plans::choose(const Cuda& ctx, const GemmKey& key, const Operands& operand
       plan->take(candidates[0]);
     if (time && !candidates.empty()) time_all(ctx, *plan, candidates, operands, workspace, separately);
     file_.add(name, plan->record_);
+    // Another process may have chosen meanwhile. The file keeps its choice, which a resumed run will find: so take it.
+    if (const PlanRecord* kept = file_.find(name)) plan->accept(blas, *kept);
   }
   if (plans_.size() >= kMaxPlans) plans_.clear();
   return *plans_.insert_or_assign(key, std::move(plan)).first->second;

@@ -132,6 +132,11 @@ void replay(const Cuda& ctx, Recorded* recorded) {
 }
 void drop_recorded(const Cuda&, Recorded* recorded) { ACCRETE_RT(cudaGraphExecDestroy(of(recorded))); }
 
+bool cuda_driver_present() {
+  int driver = 0;
+  return cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+}
+
 Cuda open_cuda(int index) {
   int driver = 0, count = 0;
   cudaDriverGetVersion(&driver);  // 0 where no driver is installed
@@ -154,9 +159,13 @@ Cuda open_cuda(int index) {
     no_gpu(std::string("GPU ") + std::to_string(index) + " (" + properties.name +
            ") is too old; expected compute capability 8.0 or newer (A100, RTX 30, H100 ...); got " +
            std::to_string(properties.major) + "." + std::to_string(properties.minor) + "; use --device cpu");
-  ACCRETE_RT(cudaSetDevice(index));
+  const cudaError_t started = cudaSetDevice(index);  // makes the context, some 500 MB
+  if (started == cudaErrorMemoryAllocation)
+    no_gpu(std::string(properties.name) + " is full: not even a start has room; end other programs");
+  check(started, "cudaSetDevice", __LINE__);
   Cuda ctx;
   ctx.device = index;
+  ctx.shared_limit = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   cudaStream_t stream = nullptr, send_stream = nullptr;
   ACCRETE_RT(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   ACCRETE_RT(cudaStreamCreateWithFlags(&send_stream, cudaStreamNonBlocking));

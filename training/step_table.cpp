@@ -1,0 +1,51 @@
+#include "training/step_table.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace accrete {
+
+StepTable::StepTable(const ParamStore& store, const std::vector<float>& lr_scales) : feed_(store.device()) {
+  const auto& entries = store.entries();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const ParamEntry& e = entries[i];
+    if (!e.trainable) continue;
+    const int64_t end = i + 1 < entries.size() ? entries[i + 1].offset : store.flat_count();
+    if (!parts_.empty()) {
+      Part& last = parts_.back();
+      const ParamEntry& before = entries[static_cast<size_t>(last.entry)];
+      if (last.end == e.offset && last.decay == e.decay && last.lr_scale == lr_scales[i] && before.group == e.group &&
+          before.block == e.block) {
+        last.end = end;
+        continue;
+      }
+    }
+    parts_.push_back({static_cast<int>(i), e.offset, end, e.decay, lr_scales[i]});
+  }
+  std::vector<int64_t> chunks;
+  for (size_t k = 0; k < parts_.size(); ++k)
+    for (int64_t begin = parts_[k].begin; begin < parts_[k].end; begin += kernels::kStepChunk)
+      chunks.insert(chunks.end(),
+                    {begin, std::min(begin + kernels::kStepChunk, parts_[k].end), static_cast<int64_t>(k)});
+  const auto count = static_cast<int64_t>(chunks.size() / 3);
+  chunks_ = Tensor::from(chunks, Shape{count, 3}, store.device());
+  // Not memory of the engine: a prediction on the dry device would not see it.
+  const auto rows = std::make_shared<std::vector<float>>(parts_.size() * 4);
+  rates_ = Tensor::wrap(rows->data(), Shape{static_cast<int64_t>(parts_.size()), 4}, DType::f32, rows);
+}
+
+void StepTable::step(const std::vector<Rates>& rates, const Tensor& p, const Tensor& copy, const Tensor& m,
+                     const Tensor& v, const Tensor& g, const Tensor& grad_scale,
+                     const update::AdamWSettings& settings) {
+  float* row = rates_.ptr<float>();
+  for (const Rates& r : rates) {
+    row[0] = r.left_out ? std::numeric_limits<float>::quiet_NaN() : r.lr;
+    row[1] = r.weight_decay, row[2] = r.correction1, row[3] = r.correction2;
+    row += 4;
+  }
+  Batch host;
+  host.inputs = rates_;
+  update::adamw_parts(p, copy, m, v, g, grad_scale, chunks_, feed_(host).inputs, settings);
+}
+
+}  // namespace accrete
