@@ -1,5 +1,6 @@
 #include "engine/core/transfer.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/runtime.h"
@@ -22,6 +23,17 @@ struct PinnedBytes {
   PinnedBytes(const PinnedBytes&) = delete;
   PinnedBytes& operator=(const PinnedBytes&) = delete;
 };
+
+// By all threads: one alone fills page-locked memory with some 10 GB/s, 60 us for a picture of 224 x 224, of which a
+// GPU wants 12,000 a second.
+void copy_bytes(void* to, const void* from, int64_t bytes) {
+  constexpr int64_t kPiece = int64_t{1} << 20;
+#pragma omp parallel for num_threads(cpu_context().threads) schedule(static) if (bytes > kPiece)
+  for (int64_t begin = 0; begin < bytes; begin += kPiece) {
+    const auto size = static_cast<size_t>(std::min(kPiece, bytes - begin));
+    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin, size);
+  }
+}
 
 struct DeviceEvent {
   Device device;
@@ -63,7 +75,7 @@ struct BatchFeed::Slot {
       item.pinned = std::make_unique<PinnedBytes>(device, host.bytes());
     }
     if (host.bytes() == 0) return item.tensor;
-    std::memcpy(item.pinned->data, host.data(), static_cast<size_t>(host.bytes()));
+    copy_bytes(item.pinned->data, host.data(), host.bytes());
     on_queued(device,
               [&](const auto& dev) { kernels::send(dev, item.tensor.data(), item.pinned->data, host.bytes()); });
     return item.tensor;
