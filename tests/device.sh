@@ -3,7 +3,7 @@
 #   bash tests/device.sh [all|build|ops|models|resume|sanitize|bench [NAME ...]]       (default: all)
 #   build     Release, for the compute capability of the GPU; nothing is downloaded
 #   ops       every op and every kernel against the CPU and double precision, recorded launches, equal bits
-#   models    GPT, ViT and VOLO against the golden values of transformers and timm; generation
+#   models    GPT, ViT and VOLO against the golden values of transformers and timm; generation, evaluation
 #   resume    trainings: killed and resumed (alone: by every method), recorded against launch by launch, steady memory
 #   sanitize  compute-sanitizer (memcheck, racecheck) on the kernels at small sizes
 #   bench     apps/bench/device_bench.py, which knows the NAMEs, in turn with PyTorch (python3, or PYTHON)
@@ -195,7 +195,8 @@ printf '{"date": "%s", "gpu": "%s", "pytorch": "%s", "commit": "%s"}\n' "$date" 
 # ---- parts ---------------------------------------------------------------------------------------------------------
 kernel_tests=(kernels_emu_test token_kernels_test attention_kernels_test optimizer_kernels_test gemm_epilogue_test
   queued_test grid_kernels_test conv_test outlook_test image_ops_test)
-model_tests=(gpt_golden_test vit_golden_test vit_test volo_golden_test volo_forward_test generate_test)
+model_tests=(gpt_golden_test vit_golden_test vit_test volo_golden_test volo_forward_test generate_test
+  evaluate_test)
 train_tests=(resume_test queued_train_test vision_methods_test)
 method_tests=(vcycle_test incubation_train_test autoprog_train_test twa_train_test)
 case "$part" in
@@ -262,6 +263,7 @@ models() {
   for name in "${model_tests[@]}"; do
     case $name in
       vit_test) test_program vit_test 60 -tc='values that the host*' ;;
+      evaluate_test) test_program evaluate_test 60 -tc='*by hand' ;;  # --device is auto
       *) test_program "$name" 60 ;;
     esac
   done
