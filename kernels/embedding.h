@@ -16,6 +16,6 @@ ACCRETE_KERNEL(embedding_forward, T* y, const T* tokens, const T* positions, con
 ACCRETE_KERNEL(embedding_backward, float* d_tokens, float* d_positions, const T* dy, const int32_t* ids,
                int32_t* scratch, int64_t N, int64_t tokens_per_seq, int64_t C, int64_t V);
 // i32 elements of scratch memory that embedding_backward needs.
-inline int64_t embedding_scratch(int64_t N, int64_t V) { return N + V + 1; }
+inline int64_t embedding_scratch(int64_t N, int64_t V) { return N + 2 * V + 1; }
 
 }  // namespace accrete::kernels

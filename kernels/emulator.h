@@ -214,6 +214,12 @@ T atomicAdd(T* p, T value) {
   return old;
 }
 template <class T>
+T atomicOr(T* p, T value) {
+  const T old = *p;
+  *p = old | value;
+  return old;
+}
+template <class T>
 T __ldg(const T* p) {
   return *p;
 }

@@ -336,7 +336,7 @@ TEST_CASE_TEMPLATE("embedding", T, float, bf16, f16) {
     int64_t N, tokens_per_seq, C, V, first;
   };
   for (const Case& s : {Case{0, 4, 8, 5, 0}, Case{1, 1, 1, 1, 0}, Case{70, 35, 33, 11, 0}, Case{96, 32, 264, 300, 3},
-                        Case{10, 4, 16, 7, 1}}) {
+                        Case{10, 4, 16, 7, 1}, Case{2500, 50, 16, 90, 0}, Case{5003, 5003, 8, 3000, 0}}) {
     const Values tokens = random_values<T>(s.V * s.C, 19),
                  positions = random_values<T>((s.first + s.tokens_per_seq) * s.C, 20);
     const Values dy = random_values<T>(s.N * s.C, 21), start = random_values<float>(s.V * s.C, 22);
