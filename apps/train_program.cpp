@@ -189,7 +189,8 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
           " already holds a run; use --resume to continue it, or another --out");
   }
   // Impossible stages are refused here, before anything is written.
-  predict(settings, *make_plan(settings.recipe));
+  std::vector<double> stage_flops;
+  for (const StagePrediction& p : predict(settings, *make_plan(settings.recipe))) stage_flops.push_back(p.flops);
   settings.make_source(settings.recipe.data, settings.recipe.eval.split, 0, Purpose::judge);
   if (settings.initial_weights && !started) {
     const auto model = settings.make_model(settings.recipe.model, DType::f32, kDry);
@@ -216,7 +217,7 @@ void train(const Family& family, const Options& o, int argc, char** argv) {
     step = state.at("step").get<int64_t>();
   }
   MetricsRecorder metrics(run, keep, step);
-  ProgressRecorder progress(run, o.report.quiet);
+  ProgressRecorder progress(run, o.report.quiet, std::move(stage_flops));
   Loop loop(settings, *plan, {&metrics, &progress});
   loop.metrics_position = [&metrics] { return metrics.position(); };
   Outcome outcome;

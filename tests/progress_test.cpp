@@ -31,6 +31,11 @@ TEST_CASE("the line") {
         "st 1200/93750  ep 3.84  stage 2/4 (192px, 8 blocks)  loss 4.812  norm 0.91  lr 6.1e-4  312 ms  41% peak  1641 "
         "img/s  "
         "eta 5h12");
+  ProgressState whole = full_state();
+  whole.plan_eta_seconds = 2 * whole.eta_seconds;
+  CHECK(progress_line(whole) == progress_line(full_state()) + ", all " + format_duration(2 * whole.eta_seconds));
+  whole.stages = 1;
+  CHECK(progress_line(whole).find(", all") == std::string::npos);  // one stage: the same
   CHECK(progress_line({}) == "st 0");
   CHECK(progress_line(at(7)) == "st 7  loss 2.000");
   ProgressState broken = at(7);

@@ -108,6 +108,8 @@ std::string progress_line(const ProgressState& s) {
   if (known(s.data_share) && s.data_share >= 0.01) line += text("  data %.0f%%", s.data_share * 100);
   if (known(s.rate)) line += "  " + format_count(s.rate) + " " + s.rate_unit;
   if (known(s.eta_seconds)) line += "  eta " + format_duration(s.eta_seconds);
+  if (known(s.eta_seconds) && known(s.plan_eta_seconds) && s.stages > 1)
+    line += ", all " + format_duration(s.plan_eta_seconds);
   return line;
 }
 

@@ -2,7 +2,7 @@
 // elsewhere.
 //
 //   st 1200/93750  ep 3.8  stage 2/4 (192px, 8 blocks)  loss 4.812  norm 0.91  lr 6.1e-4  312 ms  41% peak  1641 tok/s
-//   eta 5h12
+//   eta 2h10, all 5h12
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,8 @@ struct ProgressState {
   double data_share = kUnknown;  // of the step that was spent waiting for data, 0..1; shown from 1 % on
   double rate = kUnknown;
   std::string rate_unit = "tok/s";
-  double eta_seconds = kUnknown;
+  double eta_seconds = kUnknown;       // of the stage
+  double plan_eta_seconds = kUnknown;  // of all stages; shown where there are several
 };
 
 std::string progress_line(const ProgressState& state);

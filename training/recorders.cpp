@@ -170,8 +170,10 @@ void MetricsRecorder::on(Event event, const LoopView& view) {
   }
 }
 
-ProgressRecorder::ProgressRecorder(const std::filesystem::path& run, bool quiet)
-    : log_(run / "log.txt", std::ios::app), progress_(std::cerr, progress_options(quiet, &log_)) {}
+ProgressRecorder::ProgressRecorder(const std::filesystem::path& run, bool quiet, std::vector<double> stage_flops)
+    : log_(run / "log.txt", std::ios::app),
+      progress_(std::cerr, progress_options(quiet, &log_)),
+      stage_flops_(std::move(stage_flops)) {}
 
 void ProgressRecorder::on(Event event, const LoopView& view) {
   switch (event) {
@@ -215,6 +217,12 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
       s.data_share = waited_ / smooth_seconds_;
       s.rate = view.tokens_per_second * view.step_seconds / smooth_seconds_;
       s.eta_seconds = smooth_seconds_ * static_cast<double>(view.stage_steps - view.state.stage_step);
+      // Later stages at the FLOP/s of this one.
+      if (static_cast<int>(stage_flops_.size()) == view.stages && view.step_flops > 0) {
+        s.plan_eta_seconds = s.eta_seconds;
+        for (size_t k = static_cast<size_t>(view.state.stage) + 1; k < stage_flops_.size(); ++k)
+          s.plan_eta_seconds += stage_flops_[k] * smooth_seconds_ / view.step_flops;
+      }
       progress_.update(s, steady_seconds());
       break;
     }

@@ -30,7 +30,8 @@ class MetricsRecorder : public Observer {
 // The line on the terminal, and RUN/log.txt.
 class ProgressRecorder : public Observer {
  public:
-  ProgressRecorder(const std::filesystem::path& run, bool quiet);
+  // stage_flops: predicted for each stage of the plan, for the remaining time of all; empty: unknown.
+  ProgressRecorder(const std::filesystem::path& run, bool quiet, std::vector<double> stage_flops = {});
   void on(Event event, const LoopView& view) override;
   void print(const std::string& line) { progress_.print(line); }
   void finish() { progress_.finish(); }
@@ -38,6 +39,7 @@ class ProgressRecorder : public Observer {
  private:
   std::ofstream log_;
   Progress progress_;
+  std::vector<double> stage_flops_;
   double smooth_seconds_ = 0;  // of a step, for a steady estimate of the remaining time
   double waited_ = 0;          // for data, in such a step
 };
