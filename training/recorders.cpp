@@ -217,8 +217,9 @@ void ProgressRecorder::on(Event event, const LoopView& view) {
       s.data_share = waited_ / smooth_seconds_;
       s.rate = view.tokens_per_second * view.step_seconds / smooth_seconds_;
       s.eta_seconds = smooth_seconds_ * static_cast<double>(view.stage_steps - view.state.stage_step);
-      // Later stages at the FLOP/s of this one.
-      if (static_cast<int>(stage_flops_.size()) == view.stages && view.step_flops > 0) {
+      // Later stages, where there are some, at the FLOP/s of this one.
+      const bool more = view.state.stage + 1 < view.stages && static_cast<int>(stage_flops_.size()) == view.stages;
+      if (more && view.step_flops > 0) {
         s.plan_eta_seconds = s.eta_seconds;
         for (size_t k = static_cast<size_t>(view.state.stage) + 1; k < stage_flops_.size(); ++k)
           s.plan_eta_seconds += stage_flops_[k] * smooth_seconds_ / view.step_flops;
