@@ -1,10 +1,6 @@
 // Training on a device whose work is queued, the emulator or that of ACCRETE_TEST_DEVICE: steps that are recorded once
 // and replayed leave the bits of steps that are launched kernel by kernel, in every kind of stage.
-#include <cstring>
-
-#include "engine/core/safetensors.h"
 #include "tests/train_testing.h"
-#include "training/checkpoint.h"
 
 using namespace accrete;
 
@@ -93,15 +89,6 @@ TEST_CASE("f16: steps whose gradients overflow change nothing, and the scale fin
     CHECK(skipped <= 12);
     CHECK(taken >= 18);
     CHECK(last < 1e9);
-    // Steps that changed nothing do not count in AdamW's bias corrections.
-    const Safetensors optim = Safetensors::open(list_checkpoints(folder / device).back() / "optim.safetensors");
-    const SafetensorsEntry* counts = optim.find("steps");
-    REQUIRE(counts);
-    for (size_t i = 0; i < counts->bytes / sizeof(double); ++i) {
-      double count = 0;
-      std::memcpy(&count, counts->data + i * sizeof count, sizeof count);
-      CHECK(count == taken);
-    }
   }
 }
 

@@ -112,12 +112,7 @@ void Loop::settle() {
   seen.spent.seconds = now.spent.seconds;
   std::swap(now, seen);
   const bool finite = std::isfinite(view_.loss) && std::isfinite(view_.grad_norm);
-  const auto outcome = loss_scale_ ? loss_scale_->record(finite)
-                       : finite    ? LossScale::Outcome::taken
-                                   : LossScale::Outcome::failed;
-  if (outcome == LossScale::Outcome::skipped)
-    stepper_->forget_step(variants_.empty() ? BlockSet{} : variants_[step.variant].skip);
-  if (outcome == LossScale::Outcome::failed) {
+  if (loss_scale_ ? loss_scale_->record(finite) == LossScale::Outcome::failed : !finite) {
     --now.step, --now.stage_step;  // the step did not happen
     explain_nonfinite(*view_.stage, step);
   }

@@ -87,15 +87,13 @@ void Optimizer::reset_averages() {
   for (const auto& [name, decay] : decays_) state_.at(name).copy_from(store_.values());
 }
 
-void Optimizer::count_step(const BlockSet& skip, int by) {
+void Optimizer::step(double lr, const BlockSet& skip) {
+  // A step whose gradients are not finite counts too: on a queued device that is known one step later, or at once where
+  // the run is saved in between, and a resumed run must have the same bits.
   for (size_t i = 0; i < steps_.size(); ++i) {
     const ParamEntry& e = store_.entries()[i];
-    if (e.trainable && !skip.contains(e.group, e.block)) steps_[i] += by;
+    if (e.trainable && !skip.contains(e.group, e.block)) ++steps_[i];
   }
-}
-
-void Optimizer::step(double lr, const BlockSet& skip) {
-  count_step(skip, 1);
   if (table_)
     step_adamw(lr, skip);
   else

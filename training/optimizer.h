@@ -71,7 +71,6 @@ class Optimizer : public Stepper {
   const Tensor& norm2() const override { return norm_.squared(); }
   using Stepper::step;
   void step(double lr, const BlockSet& skip) override;
-  void forget_step(const BlockSet& skip) override { count_step(skip, -1); }
 
   const OptimConfig& config() const { return config_; }
   const std::map<std::string, Tensor>& state() const override { return state_; }
@@ -106,7 +105,6 @@ class Optimizer : public Stepper {
   View view(const Range& r) const;
   Tensor moment(const char* name, const Range& r) const;
   update::AdamWSettings adam_settings(const Range& r, double lr, float weight_decay) const;
-  void count_step(const BlockSet& skip, int by);
   void step_adamw(double lr, const BlockSet& skip);
   void step_ranges(double lr, const BlockSet& skip);
   void step_elementwise(const Range& r, double lr);

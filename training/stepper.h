@@ -31,9 +31,6 @@ class Stepper {
   // step and stay as they are, moments too.
   virtual void step(double lr, const BlockSet& skip) = 0;
   void step(double lr) { step(lr, BlockSet{}); }
-  // The last step with this `skip` changed nothing, because its gradients were not finite: it does not count. (On a
-  // queued device this is known when the next step has been queued, whose bias correction counts one too many.)
-  virtual void forget_step(const BlockSet& skip) { (void)skip; }
 
   // What a checkpoint keeps. Flat f32 state with the store's offsets, by name ("m", "v", "ema", ...):
   virtual const std::map<std::string, Tensor>& state() const = 0;
