@@ -8,7 +8,9 @@ namespace accrete {
 
 TrainingSteps::TrainingSteps(const Recipe& recipe, const Stage& stage, const ModelFactory& make_model, Device device,
                              bool record)
-    : recipe_(recipe), device_(device), lr_(stage.optim.lr), feed_(device), runner_(device, record) {
+    : recipe_(recipe), device_(device), lr_(stage.optim.lr), feed_(device), runner_(device, record, [this] {
+        model_->params().zero_grads();
+      }) {
   set_tf32(recipe.precision == "tf32");
   model_ = make_model(stage.model, compute_type(recipe.precision), device);
   model_->params().initialise(static_cast<uint64_t>(recipe.seed));
@@ -27,16 +29,19 @@ void TrainingSteps::queue(const Batch& batch) {
   ctx.recompute = recipe_.recompute;
   ctx.seed = static_cast<uint64_t>(recipe_.seed);
   ctx.step = static_cast<uint64_t>(steps_);
-  model_->params().zero_grads();
   if (live_step_.defined()) {
     update::set_live_step(live_step_, ctx.step);
     ctx.live_step = reinterpret_cast<const uint64_t*>(live_step_.ptr<int64_t>());
   }
   flops_ = runner_.run([this](const Batch& b, const Context& c) { return model_->loss(b, c); }, feed_(batch), ctx,
                        weight_, results_.flat(1, 1), {0, batch.samples, 0});
-  optimizer_->measure_gradients();
-  results_.flat(0, 1).copy_from(optimizer_->norm2());
-  optimizer_->step(lr_);
+  optimizer_->prepare(lr_, {});
+  const auto update = [this] {
+    optimizer_->measure_gradients();
+    results_.flat(0, 1).copy_from(optimizer_->norm2());
+    optimizer_->apply();
+  };
+  runner_.update(update, optimizer_->recurs(), 1);
   readbacks_[static_cast<size_t>(steps_ % 2)]->start(results_);
   ++steps_;
   if (steps_ > 1) settle(steps_ - 2);

@@ -7,7 +7,7 @@
 
 #include "apps/family.h"
 #include "engine/core/transfer.h"
-#include "training/batch_runner.h"
+#include "training/step_runner.h"
 
 namespace accrete {
 
@@ -25,7 +25,7 @@ class TrainingSteps {
   int64_t steps() const { return steps_; }  // queued so far
   double loss() const { return loss_; }     // of the last step that has been waited for
   double flops() const { return flops_; }   // of a step
-  const BatchRunner& runner() const { return runner_; }
+  const StepRunner& runner() const { return runner_; }
 
  private:
   void settle(int64_t step);
@@ -36,7 +36,7 @@ class TrainingSteps {
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
   BatchFeed feed_;
-  BatchRunner runner_;
+  StepRunner runner_;
   std::vector<std::unique_ptr<Readback>> readbacks_;  // two take turns
   Tensor weight_, results_, live_step_;               // 1; norm2 and loss; number of the step
   int64_t steps_ = 0, settled_ = 0;

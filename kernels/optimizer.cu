@@ -69,6 +69,23 @@ __global__ void adamw_parts_kernel(const StepChunk* chunks, const StepPart* part
                   InOut<float>{m + at}, InOut<float>{v + at}, In<float>{g + at});
 }
 
+__device__ float correction_at(float beta, int step) {
+  return static_cast<float>(1.0 / (1.0 - pow(static_cast<double>(beta), static_cast<double>(step))));
+}
+
+__global__ void count_steps_kernel(StepPart* parts, int32_t* steps, const StepRate* rates, const float* grad_scale,
+                                   int64_t n, float beta1, float beta2, bool bias_correction) {
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * kBlockSize + threadIdx.x;
+  if (k >= n) return;
+  const StepRate r = rates[k];
+  const float scale = grad_scale[0];
+  int step = steps[k];
+  if (r.lr == r.lr && scale == scale) steps[k] = ++step;
+  const bool corrected = bias_correction && step > 0;
+  parts[k] = StepPart{r.lr, r.weight_decay, corrected ? correction_at(beta1, step) : 1.0f,
+                      corrected ? correction_at(beta2, step) : 1.0f};
+}
+
 struct LambDirection {
   AdamDirection direction;
   float weight_decay;
@@ -218,6 +235,14 @@ void adamw_parts(const Gpu& ctx, float* p, T* copy, float* m, float* v, const fl
   const AdamW fn{AdamDirection(s, grad_scale), 0.0f, 0.0f, s.bias_correction};
   ACCRETE_LAUNCH((adamw_parts_kernel<T, 4, 2>), dim3{static_cast<uint32_t>(n_chunks)}, dim3{kBlockSize}, 0, ctx, chunks,
                  parts, fn, p, copy, m, v, g);
+}
+
+void count_steps(const Gpu& ctx, StepPart* parts, int32_t* steps, const StepRate* rates, const float* grad_scale,
+                 int64_t n, const AdamWSettings& s) {
+  if (n <= 0) return;
+  const auto blocks = static_cast<uint32_t>((n + kBlockSize - 1) / kBlockSize);
+  ACCRETE_LAUNCH(count_steps_kernel, dim3{blocks}, dim3{kBlockSize}, 0, ctx, parts, steps, rates, grad_scale, n,
+                 s.beta1, s.beta2, s.bias_correction);
 }
 
 void lamb_direction(const Gpu& ctx, float* u, float* m, float* v, const float* p, const float* g,

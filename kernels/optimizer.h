@@ -33,6 +33,15 @@ struct StepPart {
 };
 ACCRETE_KERNEL(adamw_parts, float* p, T* copy, float* m, float* v, const float* g, const float* grad_scale,
                const StepChunk* chunks, int64_t n_chunks, const StepPart* parts, const AdamWSettings& s);
+// Counts a step of every part and says what adamw_parts needs for it, in device memory throughout: a step that does not
+// happen is not counted, and only the device knows of it in time.
+//   t = ++steps[k];  parts[k] = {rates[k], 1 / (1 - b1^t), 1 / (1 - b2^t)}
+// A part whose lr is NaN counts no step, nor does any where grad_scale[0] is NaN.   parts, rates, steps: (n)
+struct StepRate {
+  float lr, weight_decay;
+};
+ACCRETE_KERNEL_F32(count_steps, StepPart* parts, int32_t* steps, const StepRate* rates, const float* grad_scale,
+                   int64_t n, const AdamWSettings& s);
 // 1 / (1 - beta^step)
 float bias_correction(float beta, int64_t step);
 // First half of LAMB (You et al. 2020): updates m and v, writes u = mhat / (sqrt(vhat) + eps) + wd * p.   u: (n)

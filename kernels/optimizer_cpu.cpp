@@ -110,6 +110,17 @@ void adamw_parts(const Cpu& dev, float* p, T* copy, float* m, float* v, const fl
   });
 }
 
+void count_steps(const Cpu&, StepPart* parts, int32_t* steps, const StepRate* rates, const float* grad_scale, int64_t n,
+                 const AdamWSettings& s) {
+  for (int64_t k = 0; k < n; ++k) {
+    const StepRate r = rates[k];
+    if (!std::isnan(r.lr) && !skipped(grad_scale)) ++steps[k];
+    const bool corrected = s.bias_correction && steps[k] > 0;
+    parts[k] = {r.lr, r.weight_decay, corrected ? bias_correction(s.beta1, steps[k]) : 1.0f,
+                corrected ? bias_correction(s.beta2, steps[k]) : 1.0f};
+  }
+}
+
 void lamb_direction(const Cpu& dev, float* u, float* m, float* v, const float* p, const float* g,
                     const float* grad_scale, int64_t n, const AdamWSettings& s) {
   if (skipped(grad_scale)) return;

@@ -153,6 +153,39 @@ TEST_CASE("AdamW over parts: each with its own rate, decay and corrections; a pa
   }
 }
 
+TEST_CASE("steps are counted part by part; one that does not happen is not") {
+  const float none = std::numeric_limits<float>::quiet_NaN();
+  const size_t n = 300;  // more than a block of threads
+  std::vector<StepRate> rates;
+  Values before;
+  for (size_t k = 0; k < n; ++k) {
+    rates.push_back({k % 3 == 2 ? none : 0.01f * static_cast<float>(k), 0.1f});
+    before.push_back(static_cast<double>(k % 7));
+  }
+  for (const double scale : {1.0, 0.25, static_cast<double>(none)}) {
+    for (const bool correction : {true, false}) {
+      on_backends([&](const auto& ctx, SameBits&) {
+        Buffer<int32_t> steps(before), given(words_of(rates));
+        Buffer<float> parts(4 * n), factor(Values{scale});
+        count_steps(ctx, reinterpret_cast<StepPart*>(parts.p()), steps.p(),
+                    reinterpret_cast<const StepRate*>(given.p()), factor.p(), n, adam_settings(correction, 99));
+        const Values counted = steps.values(), part = parts.values();
+        for (size_t k = 0; k < n; ++k) {
+          const bool counts = k % 3 != 2 && !std::isnan(scale);
+          REQUIRE(counted[k] == before[k] + counts);
+          if (!counts) continue;
+          CHECK(part[4 * k] == rates[k].lr);
+          CHECK(part[4 * k + 1] == 0.1f);
+          const double c1 = correction ? 1 / (1 - std::pow(double{0.9f}, counted[k])) : 1;
+          const double c2 = correction ? 1 / (1 - std::pow(double{0.98f}, counted[k])) : 1;
+          CHECK(part[4 * k + 2] == doctest::Approx(c1).epsilon(1e-6));
+          CHECK(part[4 * k + 3] == doctest::Approx(c2).epsilon(1e-6));
+        }
+      });
+    }
+  }
+}
+
 TEST_CASE("LAMB: direction and trust ratio") {
   for (bool adapt : {true, false}) {
     const double trust = adapt ? std::sqrt(9.0f) / std::sqrt(2.25f) : 1.0;

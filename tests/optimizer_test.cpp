@@ -292,6 +292,37 @@ TEST_CASE("a gradient that is not finite shows in the norm") {
   CHECK(!std::isfinite(optimizer.gradient_norm()));
 }
 
+TEST_CASE("AdamW does not count a step whose gradients are not finite: the next ones are those of a run without it") {
+  const auto train = [](bool bad_step) {
+    ParamStore store(DType::f32, kCpu);
+    declare(store);
+    Optimizer optimizer(rule("adamw", 0.01), store);
+    for (uint64_t t = 1; t <= 4; ++t) {
+      if (bad_step && t == 2) {
+        draw_gradients(store, 77);
+        store.grad(1).ptr<float>()[3] = std::numeric_limits<float>::infinity();
+        optimizer.gradient_norm();
+        optimizer.step(0.01);
+      }
+      draw_gradients(store, t);
+      optimizer.gradient_norm();
+      optimizer.step(0.01);
+    }
+    CHECK(optimizer.numbers().at("steps") == std::vector<double>(store.entries().size(), 4.0));
+    return store.values().to_vector<float>();
+  };
+  CHECK(train(true) == train(false));
+}
+
+TEST_CASE("a count of steps that no run has taken is refused") {
+  ParamStore store(DType::f32, kCpu);
+  declare(store);
+  Optimizer optimizer(rule("adamw", 0.01), store);
+  for (const double steps : {-1.0, 1e300, std::numeric_limits<double>::quiet_NaN()})
+    CHECK_THROWS_WITH_AS(optimizer.set_numbers({{"steps", std::vector<double>(store.entries().size(), steps)}}),
+                         doctest::Contains("expected 0 to 2^31 - 1"), Error);
+}
+
 TEST_CASE("layer-wise decay: the rate of a block is a share of that of the block above") {
   ParamStore store(DType::f32, kCpu);
   const Scope root(store);

@@ -11,7 +11,7 @@
 #include "engine/ops/ops.h"
 #include "engine/ops/update.h"
 #include "tests/gpu_testing.h"
-#include "training/batch_runner.h"
+#include "training/step_runner.h"
 
 using namespace accrete;
 
@@ -199,7 +199,7 @@ TEST_CASE("a recorded micro-batch gives the bits of one that is run, with new ra
       const Tensor weight = Tensor::from(std::vector<float>{0.5f}, Shape{1}, d);
       const Tensor loss = Tensor::zeros(Shape{1}, DType::f32, d);
       const Tensor live = Tensor::zeros(Shape{1}, DType::i64, d);
-      BatchRunner runner(d, record);
+      StepRunner runner(d, record);
       std::vector<float> seen;
       for (uint64_t step = 0; step < 5; ++step) {
         update::set_live_step(live, step);
@@ -233,7 +233,7 @@ TEST_CASE("work that cannot be recorded is run, and the reason is known") {
     const Tensor w = require_grad(on(d, ramp(4)), Tensor::zeros(Shape{4}, DType::f32, d), "w");
     const Tensor weight = Tensor::from(std::vector<float>{1.0f}, Shape{1}, d);
     const Tensor loss = Tensor::zeros(Shape{1}, DType::f32, d);
-    BatchRunner runner(d, true);
+    StepRunner runner(d, true);
     for (int i = 0; i < 3; ++i) {
       runner.run(
           [&](const Batch&, const Context&) {

@@ -8,8 +8,8 @@
 //       for each micro-batch:
 //         batch_ready                                  inputs are on the device
 //         loss = model.loss(batch); backward(loss)     gradients land in the flat buffer
-//       gradients_ready                                norm known, before clipping and the NaN guard
-//       optimizer.step(lr)
+//       gradients_ready                                summed over the micro-batches
+//       norm, NaN guard, clipping; optimizer.step(lr)
 //       step_done                                      loss, norm, cost of the step are known
 //       if due: eval                                   on the evaluation split
 //       if due: checkpoint                             saved, complete

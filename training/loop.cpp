@@ -128,7 +128,7 @@ void Loop::open_runner(const Stage& stage) {
   const Device device = settings_.device;
   int64_t pieces = stage.batch.size / stage.batch.micro_size();
   for (const VariantData& v : variants_) pieces = std::max(pieces, (v.batch.size - 1) / v.batch.micro_size() + 1);
-  runner_ = std::make_unique<BatchRunner>(device, settings_.record_launches);
+  runner_ = std::make_unique<StepRunner>(device, settings_.record_launches, [this] { model_->params().zero_grads(); });
   feed_ = std::make_unique<BatchFeed>(device);
   readbacks_.clear();
   for (int i = 0; i < 2; ++i) readbacks_.push_back(std::make_unique<Readback>(device, 1 + pieces));

@@ -10,8 +10,8 @@
 #include "data/loader.h"
 #include "data/source.h"
 #include "engine/core/transfer.h"
-#include "training/batch_runner.h"
 #include "training/events.h"
+#include "training/step_runner.h"
 
 namespace accrete {
 
@@ -115,7 +115,7 @@ class Loop {
     size_t readback = 0;
   };
   std::optional<QueuedStep> queued_;
-  std::unique_ptr<BatchRunner> runner_;
+  std::unique_ptr<StepRunner> runner_;
   std::unique_ptr<BatchFeed> feed_;
   std::vector<std::unique_ptr<Readback>> readbacks_;  // two take turns
   Tensor weight_;                                     // of a micro-batch's loss: one f32

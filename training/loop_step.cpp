@@ -28,7 +28,6 @@ int64_t Loop::variant_position(const Stage& stage, const VariantData& variant) c
 
 // Queues one optimizer step. Nothing in here waits for the device.
 void Loop::train_step(const Stage& stage) {
-  ParamStore& store = model_->params();
   RunState& s = view_.state;
   Context ctx = context(stage, true);
   QueuedStep step;
@@ -44,7 +43,6 @@ void Loop::train_step(const Stage& stage) {
   }
   if (loss_scale_) step.scale = loss_scale_->of(loss_scale_->recorded() + (queued_ ? 1 : 0));
   evaluated_now_ = false;
-  store.zero_grads();
   if (live_step_.defined()) {
     update::set_live_step(live_step_, ctx.step);
     ctx.live_step = reinterpret_cast<const uint64_t*>(live_step_.ptr<int64_t>());
@@ -67,11 +65,15 @@ void Loop::train_step(const Stage& stage) {
     step.tokens += batch.tokens;
     view_.batch = nullptr;
   }
-  stepper_->measure_gradients(step.scale, settings_.device.queued() && !loss_scale_);
-  results_.flat(0, 1).copy_from(stepper_->norm2());
   emit(Event::gradients_ready);
   step.lr = stage.optim.lr * schedule_.factor(schedule_begin_ + s.stage_step);
-  stepper_->step(step.lr, ctx.skip ? *ctx.skip : BlockSet{});
+  stepper_->prepare(step.lr, ctx.skip ? *ctx.skip : BlockSet{});
+  const auto update = [this, scale = step.scale] {
+    stepper_->measure_gradients(scale, settings_.device.queued() && !loss_scale_);
+    results_.flat(0, 1).copy_from(stepper_->norm2());
+    stepper_->apply();
+  };
+  runner_->update(update, stepper_->recurs(), step.scale);
 
   ++s.step;
   ++s.stage_step;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "engine/ops/ops.h"
 
@@ -68,13 +69,38 @@ std::vector<float> Optimizer::layer_scales() const {
   return scales;
 }
 
-std::map<std::string, std::vector<double>> Optimizer::numbers() const { return {{"steps", steps_}}; }
+// Calls fn(part, entry) for every entry of every part of the table.
+void Optimizer::for_parts(const std::function<void(size_t, size_t)>& fn) const {
+  for (size_t k = 0; k < table_->parts().size(); ++k) {
+    const StepTable::Part& part = table_->parts()[k];
+    for (size_t i = static_cast<size_t>(part.entry); i < steps_.size() && store_.entries()[i].offset < part.end; ++i)
+      fn(k, i);
+  }
+}
+
+std::map<std::string, std::vector<double>> Optimizer::numbers() const {
+  std::vector<double> all = steps_;
+  if (table_) {
+    const std::vector<int32_t> counted = table_->steps();
+    for_parts([&](size_t part, size_t entry) { all[entry] = counted[part]; });
+  }
+  return {{"steps", all}};
+}
 
 void Optimizer::set_numbers(const std::map<std::string, std::vector<double>>& numbers) {
   const auto steps = numbers.find("steps");
   check(steps != numbers.end() && steps->second.size() == steps_.size(), "optimizer", "expected \"steps\" of ",
         steps_.size(), " parameters");
+  for (const double n : steps->second)
+    check(n >= 0 && n <= std::numeric_limits<int32_t>::max(), "optimizer", "a parameter has taken ", n,
+          " steps; expected 0 to 2^31 - 1");
   steps_ = steps->second;
+  if (table_) {
+    std::vector<int32_t> counts(table_->parts().size());
+    for (size_t k = 0; k < counts.size(); ++k)
+      counts[k] = static_cast<int32_t>(steps_[static_cast<size_t>(table_->parts()[k].entry)]);
+    table_->set_steps(counts);
+  }
   ranges_ = make_ranges({});
 }
 
@@ -87,28 +113,41 @@ void Optimizer::reset_averages() {
   for (const auto& [name, decay] : decays_) state_.at(name).copy_from(store_.values());
 }
 
-void Optimizer::step(double lr, const BlockSet& skip) {
-  // A step whose gradients are not finite counts too: on a queued device that is known one step later, or at once where
-  // the run is saved in between, and a resumed run must have the same bits.
-  for (size_t i = 0; i < steps_.size(); ++i) {
-    const ParamEntry& e = store_.entries()[i];
-    if (e.trainable && !skip.contains(e.group, e.block)) ++steps_[i];
+void Optimizer::prepare(double lr, const BlockSet& skip) {
+  lr_ = lr;
+  if (table_) {
+    send_rates(lr, skip);
+  } else {
+    // A step whose gradients are not finite counts too: on a queued device that is known one step later, or at once
+    // where the run is saved in between, and a resumed run must have the same bits.
+    for (size_t i = 0; i < steps_.size(); ++i) {
+      const ParamEntry& e = store_.entries()[i];
+      if (e.trainable && !skip.contains(e.group, e.block)) ++steps_[i];
+    }
+    // Counts of steps that drift apart cut the ranges anew.
+    const bool uneven = !skip.groups.empty() || !even_;
+    if (uneven) ranges_ = make_ranges(skip);
+    even_ = skip.groups.empty();
   }
-  if (table_)
-    step_adamw(lr, skip);
-  else
-    step_ranges(lr, skip);
-  for (const auto& [name, decay] : decays_)
-    update::ema(state_.at(name), store_.values(), norm_.factor(), static_cast<float>(decay));
   store_.values().bump_version("optimizer");
   store_.copy().bump_version("optimizer");
 }
 
-void Optimizer::step_ranges(double lr, const BlockSet& skip) {
-  // Counts of steps that drift apart cut the ranges anew.
-  const bool uneven = !skip.groups.empty() || !even_;
-  if (uneven) ranges_ = make_ranges(skip);
-  even_ = skip.groups.empty();
+void Optimizer::apply() {
+  if (table_) {
+    update::AdamWSettings s;
+    s.beta1 = static_cast<float>(config_.beta1), s.beta2 = static_cast<float>(config_.beta2);
+    s.eps = static_cast<float>(config_.eps);
+    s.bias_correction = config_.bias_correction;
+    table_->step(store_.values(), store_.copy(), state_.at("m"), state_.at("v"), store_.grads(), norm_.factor(), s);
+  } else {
+    step_ranges(lr_);
+  }
+  for (const auto& [name, decay] : decays_)
+    update::ema(state_.at(name), store_.values(), norm_.factor(), static_cast<float>(decay));
+}
+
+void Optimizer::step_ranges(double lr) {
   for (const Range& r : ranges_) {
     const double mine = lr * static_cast<double>(r.lr_scale);
     if (config_.name == "lamb")
@@ -142,27 +181,14 @@ update::AdamWSettings Optimizer::adam_settings(const Range& r, double lr, float 
   return s;
 }
 
-void Optimizer::step_adamw(double lr, const BlockSet& skip) {
-  std::vector<StepTable::Rates> rates;
+void Optimizer::send_rates(double lr, const BlockSet& skip) {
+  std::vector<kernels::StepRate> rates;
   for (const StepTable::Part& part : table_->parts()) {
     const ParamEntry& e = store_.entries()[static_cast<size_t>(part.entry)];
-    const auto t = static_cast<int64_t>(steps_[static_cast<size_t>(part.entry)]);
-    StepTable::Rates r;
-    r.left_out = skip.contains(e.group, e.block);
-    r.lr = static_cast<float>(lr * static_cast<double>(part.lr_scale));
-    r.weight_decay = static_cast<float>(part.decay ? config_.weight_decay : 0.0);
-    if (config_.bias_correction && !r.left_out) {
-      r.correction1 = kernels::bias_correction(static_cast<float>(config_.beta1), t);
-      r.correction2 = kernels::bias_correction(static_cast<float>(config_.beta2), t);
-    }
-    rates.push_back(r);
+    const double mine = skip.contains(e.group, e.block) ? std::nan("") : lr * static_cast<double>(part.lr_scale);
+    rates.push_back({static_cast<float>(mine), static_cast<float>(part.decay ? config_.weight_decay : 0.0)});
   }
-  update::AdamWSettings s;
-  s.beta1 = static_cast<float>(config_.beta1), s.beta2 = static_cast<float>(config_.beta2);
-  s.eps = static_cast<float>(config_.eps);
-  s.bias_correction = config_.bias_correction;
-  table_->step(rates, store_.values(), store_.copy(), state_.at("m"), state_.at("v"), store_.grads(), norm_.factor(),
-               s);
+  table_->send(rates);
 }
 
 void Optimizer::step_elementwise(const Range& r, double lr) {

@@ -4,6 +4,7 @@
 // while the step kernel reads the gradients, so clipping costs one read.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -69,12 +70,14 @@ class Optimizer : public Stepper {
     norm_.measure(store_.grads(), config_.clip, scale, keep_bad);
   }
   const Tensor& norm2() const override { return norm_.squared(); }
-  using Stepper::step;
-  void step(double lr, const BlockSet& skip) override;
+  void prepare(double lr, const BlockSet& skip) override;
+  void apply() override;
+  bool recurs() const override { return table_ != nullptr; }
 
   const OptimConfig& config() const { return config_; }
   const std::map<std::string, Tensor>& state() const override { return state_; }
-  // "steps": optimizer steps of each entry so far; they decide the bias correction of Adam.
+  // "steps": optimizer steps of each entry so far; they decide the bias correction of Adam. A step that f16 skips does
+  // not count with adamw; with lamb and muon it does.
   std::map<std::string, std::vector<double>> numbers() const override;
   void set_numbers(const std::map<std::string, std::vector<double>>& numbers) override;
   // The running average of this name; undefined when there is none.
@@ -105,8 +108,9 @@ class Optimizer : public Stepper {
   View view(const Range& r) const;
   Tensor moment(const char* name, const Range& r) const;
   update::AdamWSettings adam_settings(const Range& r, double lr, float weight_decay) const;
-  void step_adamw(double lr, const BlockSet& skip);
-  void step_ranges(double lr, const BlockSet& skip);
+  void send_rates(double lr, const BlockSet& skip);
+  void for_parts(const std::function<void(size_t, size_t)>& fn) const;
+  void step_ranges(double lr);
   void step_elementwise(const Range& r, double lr);
   void step_lamb(const Range& r, double lr);
   void step_lars(const Range& r, double lr);
@@ -121,10 +125,11 @@ class Optimizer : public Stepper {
   std::map<std::string, double> decays_;  // of the averages
   std::vector<Range> ranges_;             // without skipped blocks
   std::unique_ptr<StepTable> table_;      // of adamw
-  std::vector<double> steps_;             // of each entry so far
+  std::vector<double> steps_;             // of each entry so far; with a table: when they were set
   std::vector<float> lr_scales_;          // of each entry
   std::map<std::string, Tensor> state_;
   bool even_ = true;  // the ranges are those of no skipped block
+  double lr_ = 0;     // of the step
   GradientNorm norm_;
   Tensor scratch_, norms_;
 };

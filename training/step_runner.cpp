@@ -1,4 +1,4 @@
-#include "training/batch_runner.h"
+#include "training/step_runner.h"
 
 namespace accrete {
 namespace {
@@ -21,8 +21,30 @@ void fill(const Batch& to, const Batch& from) {
 
 }  // namespace
 
-double BatchRunner::run_once(const LossFn& loss_of, const Batch& batch, const Context& ctx, const Tensor& weight,
-                             const Tensor& loss) const {
+bool StepRunner::turn(Recording& r, const std::function<void()>& work) {
+  if (!pool_) pool_ = make_pool(device_);
+  if (r.turns++ == 0) {
+    const PoolScope pool(pool_);
+    work();
+    return true;
+  }
+  if (!r.capture) {
+    try {
+      r.capture = std::make_unique<Capture>(device_, pool_, work);
+    } catch (const Error& e) {
+      obstacle_ = e.what();
+      record_ = false;
+      return false;
+    }
+  }
+  r.capture->replay();
+  ++replays_;
+  return true;
+}
+
+double StepRunner::run_once(const LossFn& loss_of, const Batch& batch, const Context& ctx, const Tensor& weight,
+                            const Tensor& loss, const Kind& kind) const {
+  if (begin_ && kind.first_sample == 0) begin_();
   Tape tape;
   const Tensor value = loss_of(batch, ctx);
   loss.copy_from(value);
@@ -30,35 +52,21 @@ double BatchRunner::run_once(const LossFn& loss_of, const Batch& batch, const Co
   return tape.total_flops();
 }
 
-double BatchRunner::run(const LossFn& loss_of, const Batch& batch, const Context& ctx, const Tensor& weight,
-                        const Tensor& loss, const Kind& kind) {
-  if (!record_) return run_once(loss_of, batch, ctx, weight, loss);
-  if (!pool_) pool_ = make_pool(device_);
-  const auto [entry, first] = kinds_.try_emplace(kind);
-  Recording& r = entry->second;
-  if (first) {
-    r.inputs = standing(batch);
-    r.loss = Tensor::empty(Shape{1}, DType::f32, device_);
-    fill(r.inputs, batch);
-    const PoolScope pool(pool_);
-    r.flops = run_once(loss_of, r.inputs, ctx, weight, r.loss);
-  } else {
-    if (!r.capture) {
-      try {
-        r.capture =
-            std::make_unique<Capture>(device_, pool_, [&] { run_once(loss_of, r.inputs, ctx, weight, r.loss); });
-      } catch (const Error& e) {
-        obstacle_ = e.what();
-        record_ = false;
-        return run_once(loss_of, batch, ctx, weight, loss);
-      }
-    }
-    fill(r.inputs, batch);
-    r.capture->replay();
-    ++replays_;
-  }
-  loss.copy_from(r.loss);
+double StepRunner::run(const LossFn& loss_of, const Batch& batch, const Context& ctx, const Tensor& weight,
+                       const Tensor& loss, const Kind& kind) {
+  if (!record_) return run_once(loss_of, batch, ctx, weight, loss, kind);
+  Recording& r = kinds_[kind];
+  if (r.turns == 0) r.inputs = standing(batch);
+  fill(r.inputs, batch);
+  if (!turn(r, [&] { r.flops = run_once(loss_of, r.inputs, ctx, weight, loss, kind); }))
+    return run_once(loss_of, batch, ctx, weight, loss, kind);
   return r.flops;
+}
+
+void StepRunner::update(const std::function<void()>& work, bool recurs, double number) {
+  if (!record_ || !recurs) return work();
+  if (number != update_.number) update_ = Recording{.number = number};
+  if (!turn(update_, work)) work();
 }
 
 }  // namespace accrete

@@ -1,9 +1,11 @@
-// Forward and backward of micro-batches. On a queued device the launches of each kind of micro-batch are recorded at
-// its second turn and replayed from then on (engine/core/capture.h); the first turn runs launch by launch, so that
+// What a training step launches: forward and backward of its micro-batches, and the update that follows. On a queued
+// device each kind of micro-batch, and the update, is recorded at its second turn and replayed from then on
+// (engine/core/capture.h): two calls for a step of any number of kernels. The first turn runs launch by launch, so that
 // memory and plans of products are there. On the CPU every turn runs.
 #pragma once
 
 #include <compare>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,10 +15,11 @@
 
 namespace accrete {
 
-class BatchRunner {
+class StepRunner {
  public:
-  // record = false: launch by launch on every device.
-  BatchRunner(Device device, bool record) : device_(device), record_(record && device.queued()) {}
+  // begin: what every step does before its first micro-batch. record = false: launch by launch on every device.
+  StepRunner(Device device, bool record, std::function<void()> begin = {})
+      : device_(device), record_(record && device.queued()), begin_(std::move(begin)) {}
 
   // Micro-batches of one kind differ in nothing that is an argument of a launch: not in their shapes, the blocks that
   // take part, or the index of their first sample within the step (the address of their random numbers).
@@ -26,11 +29,15 @@ class BatchRunner {
     auto operator<=>(const Kind&) const = default;
   };
 
-  // Adds the gradients of weight * loss to the leaves and copies the loss to `loss`. weight, loss: one f32 on the
-  // device; weight keeps its place from turn to turn. On a queued device ctx.live_step names the step. Returns the
-  // FLOPs counted.
+  // Adds the gradients of weight * loss to the leaves and copies the loss to `loss`; before that, where first_sample is
+  // 0, the step begins. weight, loss: one f32 on the device, for each kind at the same place in every turn. On a queued
+  // device ctx.live_step names the step. Returns the FLOPs counted.
   double run(const LossFn& loss_of, const Batch& batch, const Context& ctx, const Tensor& weight, const Tensor& loss,
              const Kind& kind);
+
+  // Does `work`. Where it `recurs`, it launches the same kernels on the same memory in every turn, with arguments that
+  // depend on `number` only: with another number than before it is recorded anew.
+  void update(const std::function<void()>& work, bool recurs, double number);
 
   int64_t replays() const { return replays_; }
   // Why launches are not recorded although they should be; empty where nothing stands in the way.
@@ -38,18 +45,22 @@ class BatchRunner {
 
  private:
   struct Recording {
+    int64_t turns = 0;
     Batch inputs;  // at the addresses that the launches know
-    Tensor loss;   // likewise
-    double flops = 0;
+    double flops = 0, number = 0;
     std::unique_ptr<Capture> capture;
   };
   double run_once(const LossFn& loss_of, const Batch& batch, const Context& ctx, const Tensor& weight,
-                  const Tensor& loss) const;
+                  const Tensor& loss, const Kind& kind) const;
+  // One turn of recorded work. False: it cannot be recorded and nothing has run.
+  bool turn(Recording& recording, const std::function<void()>& work);
 
   Device device_;
   bool record_;
+  std::function<void()> begin_;
   MemoryPool pool_;
   std::map<Kind, Recording> kinds_;
+  Recording update_;
   int64_t replays_ = 0;
   std::string obstacle_;
 };

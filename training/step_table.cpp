@@ -1,7 +1,6 @@
 #include "training/step_table.h"
 
 #include <algorithm>
-#include <limits>
 
 namespace accrete {
 
@@ -30,22 +29,21 @@ StepTable::StepTable(const ParamStore& store, const std::vector<float>& lr_scale
   const auto count = static_cast<int64_t>(chunks.size() / 3);
   chunks_ = Tensor::from(chunks, Shape{count, 3}, store.device());
   // Not memory of the engine: a prediction on the dry device would not see it.
-  const auto rows = std::make_shared<std::vector<float>>(parts_.size() * 4);
-  rates_ = Tensor::wrap(rows->data(), Shape{static_cast<int64_t>(parts_.size()), 4}, DType::f32, rows);
+  const auto n = static_cast<int64_t>(parts_.size());
+  const auto rows = std::make_shared<std::vector<float>>(parts_.size() * 2);
+  host_ = Tensor::wrap(rows->data(), Shape{n, 2}, DType::f32, rows);
+  steps_ = Tensor::zeros(Shape{n}, DType::i32, store.device());
+  table_ = Tensor::zeros(Shape{n, 4}, DType::f32, store.device());
+  rates_ = store.device().host() ? host_ : Tensor::zeros(host_.shape(), DType::f32, store.device());
 }
 
-void StepTable::step(const std::vector<Rates>& rates, const Tensor& p, const Tensor& copy, const Tensor& m,
-                     const Tensor& v, const Tensor& g, const Tensor& grad_scale,
-                     const update::AdamWSettings& settings) {
-  float* row = rates_.ptr<float>();
-  for (const Rates& r : rates) {
-    row[0] = r.left_out ? std::numeric_limits<float>::quiet_NaN() : r.lr;
-    row[1] = r.weight_decay, row[2] = r.correction1, row[3] = r.correction2;
-    row += 4;
-  }
+void StepTable::send(const std::vector<kernels::StepRate>& rates) {
+  float* row = host_.ptr<float>();
+  for (const kernels::StepRate& r : rates) *row++ = r.lr, *row++ = r.weight_decay;
+  if (rates_.device().host()) return;
   Batch host;
-  host.inputs = rates_;
-  update::adamw_parts(p, copy, m, v, g, grad_scale, chunks_, feed_(host).inputs, settings);
+  host.inputs = host_;
+  rates_.copy_from(feed_(host).inputs);
 }
 
 }  // namespace accrete

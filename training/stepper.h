@@ -29,8 +29,16 @@ class Stepper {
   }
   // One step with learning rate `lr`, after measure_gradients(). Parameters of the blocks in `skip` took no part in the
   // step and stay as they are, moments too.
-  virtual void step(double lr, const BlockSet& skip) = 0;
+  void step(double lr, const BlockSet& skip) {
+    prepare(lr, skip);
+    apply();
+  }
   void step(double lr) { step(lr, BlockSet{}); }
+  // Its two halves: what the host counts and sends, which may come before measure_gradients(), and the arithmetic.
+  virtual void prepare(double lr, const BlockSet& skip) = 0;
+  virtual void apply() = 0;
+  // Whether apply() launches the same kernels with the same arguments in every step, so that it can be recorded.
+  virtual bool recurs() const { return false; }
 
   // What a checkpoint keeps. Flat f32 state with the store's offsets, by name ("m", "v", "ema", ...):
   virtual const std::map<std::string, Tensor>& state() const = 0;

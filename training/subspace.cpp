@@ -27,8 +27,13 @@ Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, st
   numbers_["limited"] = {0};
 }
 
-void Subspace::step(double lr, const BlockSet& skip) {
+void Subspace::prepare(double lr, const BlockSet& skip) {
   check(skip.groups.empty(), "subspace", "a step in a subspace takes all blocks");
+  lr_ = lr;
+}
+
+void Subspace::apply() {
+  const double lr = lr_;
   const bool host = store_.device() == kCpu;
   const Tensor gradient = store_.grads().on_host();
   const auto clip = static_cast<double>(norm_.factor().item());

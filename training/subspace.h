@@ -28,8 +28,8 @@ class Subspace : public Stepper {
     norm_.measure(store_.grads(), config_.clip, scale, keep_bad);
   }
   const Tensor& norm2() const override { return norm_.squared(); }
-  using Stepper::step;
-  void step(double lr, const BlockSet& skip) override;
+  void prepare(double lr, const BlockSet& skip) override;
+  void apply() override;
 
   // "start": w0. Numbers: "coefficients", the optimizer's moments, "count" of steps and "limited", those that
   // reach cut short.
@@ -49,6 +49,7 @@ class Subspace : public Stepper {
   Basis basis_;
   std::vector<double> begin_;  // x0
   double longest_ = 0;         // step of sgd; 0: no limit
+  double lr_ = 0;              // of the step
   std::map<std::string, std::vector<double>> numbers_;
   std::map<std::string, Tensor> state_;
   GradientNorm norm_;

@@ -79,6 +79,14 @@ void adamw_parts(const Tensor& p, const Tensor& copy, const Tensor& m, const Ten
   });
 }
 
+void count_steps(const Tensor& parts, const Tensor& steps, const Tensor& rates, const Tensor& grad_scale,
+                 const AdamWSettings& s) {
+  on_device(parts.device(), [&](const auto& dev) {
+    kernels::count_steps(dev, reinterpret_cast<kernels::StepPart*>(f(parts)), steps.ptr<int32_t>(),
+                         reinterpret_cast<const kernels::StepRate*>(f(rates)), f(grad_scale), steps.count(), s);
+  });
+}
+
 void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Tensor& p, const Tensor& g,
                     const Tensor& grad_scale, const AdamWSettings& s) {
   on_device(p.device(), [&](const auto& dev) {

@@ -30,6 +30,9 @@ void adamw(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v
 // chunks: (n, 3) i64, kernels::StepChunk; parts: (parts, 4) f32, kernels::StepPart
 void adamw_parts(const Tensor& p, const Tensor& copy, const Tensor& m, const Tensor& v, const Tensor& g,
                  const Tensor& grad_scale, const Tensor& chunks, const Tensor& parts, const AdamWSettings& s);
+// parts: (n, 4) f32, kernels::StepPart; steps: (n) i32; rates: (n, 2) f32, kernels::StepRate
+void count_steps(const Tensor& parts, const Tensor& steps, const Tensor& rates, const Tensor& grad_scale,
+                 const AdamWSettings& s);
 void lamb_direction(const Tensor& u, const Tensor& m, const Tensor& v, const Tensor& p, const Tensor& g,
                     const Tensor& grad_scale, const AdamWSettings& s);
 void lamb_apply(const Tensor& p, const Tensor& copy, const Tensor& u, const Tensor& p_norm2, const Tensor& u_norm2,
