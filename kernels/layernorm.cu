@@ -1,7 +1,8 @@
 // Layer normalisation over rows of C channels. Bandwidth-bound; bytes per element of bf16, and nothing else but the
 // statistics of each row:
 //   forward 4 (read x, write y); with residual 8 (read x, residual, write sum, y)
-//   backward 6, or 8 with dx_add (read dy, x, dx_add, write dx); dgamma and dbeta come out of the same read
+//   backward 6, or 8 with dx_add (read dy, x, dx_add, write dx), 2 more with dbranch; dgamma and dbeta come out of the
+//   same read
 // A row is read once and stays in registers (row_registers.h); rows that do not fit there (above 16 KB, not aligned, C
 // no multiple of 16 bytes) take kernels that read it again, from the cache where they can.
 //
@@ -16,39 +17,53 @@ namespace accrete::kernels {
 
 namespace {
 
+template <int W>
+__device__ __forceinline__ void fill_ones(float (&v)[W]) {
+  ACCRETE_UNROLL
+  for (int j = 0; j < W; ++j) v[j] = 1.0f;
+}
+
 // ---- rows in registers ----------------------------------------------------------------------------------------------
 
-// With kResidual: sum = x + residual is stored and then normalised as it was stored (rounded to T), because that is
-// what the backward pass will see. A team takes R rows at a time: more bytes on their way, and gamma and beta are
-// fetched once for all of them.
+// With kResidual: sum = residual + the branch x is stored and then normalised as it was stored (rounded to T), because
+// that is what the backward pass will see. A team takes R rows at a time: more bytes on their way, and gamma and beta
+// are fetched once for all of them.
 template <class T, bool kResidual, int kWarps, int kPacks>
 __global__ void __launch_bounds__(kBlockSize)
     layernorm_held_kernel(T* sum, T* y, float* mean, float* rstd, const T* x, const T* residual, const float* gamma,
-                          const float* beta, int64_t N, int64_t C, float eps) {
+                          const float* beta, int64_t N, int64_t C, float eps, BranchEnd end) {
   using Row = HeldRow<T, kWarps, kPacks>;
   constexpr int W = Row::W, R = kPacks < 4 ? 2 : 1;
   ACCRETE_SHARED(float, part, R* kBlockWarps);
   const float count = static_cast<float>(C);
+  RowFactor factors(end.drop, end.rows_per_sample);
   const int64_t step = static_cast<int64_t>(gridDim.x) * Row::kTeams * R;
   for (int64_t n0 = static_cast<int64_t>(blockIdx.x) * Row::kTeams * R; n0 < N; n0 += step) {
     const int64_t n = n0 + Row::team() * R;  // rows n .. n + R - 1
     Words<T, W> row[R][kPacks], other[R][kPacks];
-    float m[R] = {}, r[R] = {}, v[W];
+    float m[R] = {}, r[R] = {}, factor[R], v[W];
     ACCRETE_UNROLL
     for (int i = 0; i < R; ++i) {
-      Row::load(row[i], x + (n + i) * C, C, n + i < N);
-      if constexpr (kResidual) Row::load(other[i], residual + (n + i) * C, C, n + i < N);
+      bool there = n + i < N;
+      if constexpr (kResidual) {
+        Row::load(other[i], residual + (n + i) * C, C, there);
+        factor[i] = there ? factors.at(n + i) : 0.0f;
+        there = factor[i] != 0.0f;
+      }
+      Row::load(row[i], x + (n + i) * C, C, there);
     }
     ACCRETE_UNROLL
     for (int i = 0; i < R; ++i) {
       ACCRETE_UNROLL
       for (int p = 0; p < kPacks; ++p) {
         if constexpr (kResidual) {
-          float w[W];
+          float w[W], g[W];
           unpack<T>(v, row[i][p]);
           unpack<T>(w, other[i][p]);
+          fill_ones(g);
+          if (end.gamma && Row::column(p) < C) load_vec(g, end.gamma + Row::column(p));
           ACCRETE_UNROLL
-          for (int j = 0; j < W; ++j) v[j] += w[j];
+          for (int j = 0; j < W; ++j) v[j] = w[j] + factor[i] * (g[j] * v[j]);
           row[i][p] = packed<T>(v);
           if (n + i < N && Row::column(p) < C) store_words(sum + (n + i) * C + Row::column(p), row[i][p]);
         }
@@ -104,13 +119,14 @@ ACCRETE_DEVICE_ARRAY(float, partials, kPartials);
 // add up through shared memory. Slot q * kThreads + rank holds element q of thread `rank` of the team.
 template <class T, int kWarps, int kPacks>
 __global__ void __launch_bounds__(kBlockSize, kPacks < 4 ? 2 : 1)
-    layernorm_backward_held_kernel(T* dx, const T* dx_add, const T* dy, const T* x, const float* gamma,
-                                   const float* mean, const float* rstd, int64_t N, int64_t C) {
+    layernorm_backward_held_kernel(T* dx, T* dbranch, const T* dx_add, const T* dy, const T* x, const float* gamma,
+                                   const float* mean, const float* rstd, int64_t N, int64_t C, BranchEnd end) {
   using Row = HeldRow<T, kWarps, kPacks>;
   constexpr int W = Row::W;
   ACCRETE_SHARED(float, part, 2 * kBlockWarps);
   ACCRETE_SHARED(float, columns, kPacks* W* kBlockSize);
   float totals[2][kPacks][W] = {};
+  RowFactor factors(end.drop, end.rows_per_sample);
   const int64_t step = static_cast<int64_t>(gridDim.x) * Row::kTeams;
   for (int64_t n0 = static_cast<int64_t>(blockIdx.x) * Row::kTeams; n0 < N; n0 += step) {
     const int64_t n = n0 + Row::team();
@@ -149,7 +165,16 @@ __global__ void __launch_bounds__(kBlockSize, kPacks < 4 ? 2 : 1)
       unpack<T>(h, rows_x[p]);
       ACCRETE_UNROLL
       for (int j = 0; j < W; ++j) g[j] = r * (g[j] * scale[j] - mean_g - (h[j] - m) * r * mean_gh) + add[j];
-      store_vec(dx + n * C + c, g);
+      const Words<T, W> rounded = packed<T>(g);
+      store_words(dx + n * C + c, rounded);
+      if (!dbranch) continue;
+      const float factor = factors.at(n);
+      fill_ones(scale);
+      if (end.gamma) load_vec(scale, end.gamma + c);
+      unpack<T>(g, rounded);
+      ACCRETE_UNROLL
+      for (int j = 0; j < W; ++j) g[j] = g[j] * factor * scale[j];
+      store_vec(dbranch + n * C + c, g);
     }
   }
   ACCRETE_UNROLL
@@ -197,20 +222,25 @@ __global__ void layernorm_parameters_kernel(float* dgamma, float* dbeta, int64_t
 // The same with a warp per row, or a block for long rows. Each thread reads back only what it wrote itself.
 template <class T, bool kResidual, bool kBlock, bool kWide>
 __global__ void layernorm_kernel(T* sum, T* y, float* mean, float* rstd, const T* x, const T* residual,
-                                 const float* gamma, const float* beta, int64_t N, int64_t C, float eps) {
+                                 const float* gamma, const float* beta, int64_t N, int64_t C, float eps,
+                                 BranchEnd end) {
   using Team = RowTeam<kBlock>;
   constexpr int W = kLaneWidth<T>;
   ACCRETE_SHARED(float, part, kBlockWarps);
+  RowFactor factors(end.drop, end.rows_per_sample);
   for (int64_t n = Team::first_row(); n < N; n += Team::row_step()) {
     const T* row = kResidual ? sum + n * C : x + n * C;
+    const float factor = kResidual ? factors.at(n) : 1.0f;
     float v[W], total = 0.0f;
     for (int64_t c = Team::rank() * W; c < C; c += Team::kSize * W) {
       if constexpr (kResidual) {
-        float r[W];
-        load_row<W, kWide>(v, x + n * C, c, C);
+        float r[W], g[W], b[W] = {};
+        fill_ones(g);
+        if (end.gamma) load_row<W, kWide>(g, end.gamma, c, C);
+        if (factor != 0.0f) load_row<W, kWide>(b, x + n * C, c, C);
         load_row<W, kWide>(r, residual + n * C, c, C);
         ACCRETE_UNROLL
-        for (int j = 0; j < W; ++j) v[j] = to_float(from_float<T>(v[j] + r[j]));
+        for (int j = 0; j < W; ++j) v[j] = to_float(from_float<T>(r[j] + factor * (g[j] * b[j])));
         store_row<W, kWide>(sum + n * C, c, C, v);
       } else {
         load_row<W, kWide>(v, row, c, C);
@@ -246,13 +276,15 @@ __global__ void layernorm_kernel(T* sum, T* y, float* mean, float* rstd, const T
 
 // dx as derived above (+ dx_add).
 template <class T, bool kBlock, bool kWide>
-__global__ void layernorm_backward_kernel(T* dx, const T* dx_add, const T* dy, const T* x, const float* gamma,
-                                          const float* mean, const float* rstd, int64_t N, int64_t C) {
+__global__ void layernorm_backward_kernel(T* dx, T* dbranch, const T* dx_add, const T* dy, const T* x,
+                                          const float* gamma, const float* mean, const float* rstd, int64_t N,
+                                          int64_t C, BranchEnd end) {
   using Team = RowTeam<kBlock>;
   constexpr int W = kLaneWidth<T>;
   ACCRETE_SHARED(float, part, kBlockWarps);
+  RowFactor factors(end.drop, end.rows_per_sample);
   for (int64_t n = Team::first_row(); n < N; n += Team::row_step()) {
-    const float m = mean[n], r = rstd[n];
+    const float m = mean[n], r = rstd[n], factor = dbranch ? factors.at(n) : 1.0f;
     float g[W], h[W], scale[W], sum_g = 0.0f, sum_gh = 0.0f;
     const auto load = [&](int64_t c) {
       load_row<W, kWide>(g, dy + n * C, c, C);
@@ -279,8 +311,14 @@ __global__ void layernorm_backward_kernel(T* dx, const T* dx_add, const T* dy, c
       float add[W] = {};
       if (dx_add) load_row<W, kWide>(add, dx_add + n * C, c, C);
       ACCRETE_UNROLL
-      for (int j = 0; j < W; ++j) g[j] = r * (g[j] - mean_g - h[j] * mean_gh) + add[j];
+      for (int j = 0; j < W; ++j) g[j] = to_float(from_float<T>(r * (g[j] - mean_g - h[j] * mean_gh) + add[j]));
       store_row<W, kWide>(dx + n * C, c, C, g);
+      if (!dbranch) continue;
+      fill_ones(scale);
+      if (end.gamma) load_row<W, kWide>(scale, end.gamma, c, C);
+      ACCRETE_UNROLL
+      for (int j = 0; j < W; ++j) g[j] = g[j] * factor * scale[j];
+      store_row<W, kWide>(dbranch + n * C, c, C, g);
     }
   }
 }
@@ -300,20 +338,20 @@ struct ParameterTerm {
 
 template <class T, bool kResidual>
 void normalise(const Gpu& ctx, T* sum, T* y, float* mean, float* rstd, const T* x, const T* residual,
-               const float* gamma, const float* beta, int64_t N, int64_t C, float eps) {
+               const float* gamma, const float* beta, int64_t N, int64_t C, float eps, const BranchEnd& end) {
   if (N <= 0) return;
   constexpr int W = kLaneWidth<T>;
   const bool wide = wide_rows(sum, W, C) && wide_rows(y, W, C) && wide_rows(x, W, C) && wide_rows(residual, W, C) &&
-                    wide_rows(gamma, W) && wide_rows(beta, W);
+                    wide_rows(gamma, W) && wide_rows(beta, W) && wide_rows(end.gamma, W);
   const auto held = [&]<int kWarps, int kPacks>() {
     const uint32_t blocks = blocks_for(N, HeldRow<T, kWarps, kPacks>::kTeams * (kPacks < 4 ? 2 : 1), 65536);
     ACCRETE_LAUNCH(layernorm_held_kernel<T, kResidual, kWarps, kPacks>, dim3{blocks}, dim3{kBlockSize}, 0, ctx, sum, y,
-                   mean, rstd, x, residual, gamma, beta, N, C, eps);
+                   mean, rstd, x, residual, gamma, beta, N, C, eps, end);
   };
   if (wide && with_held_row<T>(C, held)) return;
   with_row_team(C, wide, [&]<bool kBlock, bool kWide>() {
     ACCRETE_LAUNCH(layernorm_kernel<T, kResidual, kBlock, kWide>, dim3{RowTeam<kBlock>::blocks(N)}, dim3{kBlockSize}, 0,
-                   ctx, sum, y, mean, rstd, x, residual, gamma, beta, N, C, eps);
+                   ctx, sum, y, mean, rstd, x, residual, gamma, beta, N, C, eps, end);
   });
 }
 
@@ -322,22 +360,24 @@ void normalise(const Gpu& ctx, T* sum, T* y, float* mean, float* rstd, const T* 
 template <class T>
 void layernorm_forward(const Gpu& ctx, T* y, float* mean, float* rstd, const T* x, const float* gamma,
                        const float* beta, int64_t N, int64_t C, float eps) {
-  normalise<T, false>(ctx, nullptr, y, mean, rstd, x, nullptr, gamma, beta, N, C, eps);
+  normalise<T, false>(ctx, nullptr, y, mean, rstd, x, nullptr, gamma, beta, N, C, eps, {});
 }
 
 template <class T>
 void residual_layernorm_forward(const Gpu& ctx, T* sum, T* y, float* mean, float* rstd, const T* x, const T* residual,
-                                const float* gamma, const float* beta, int64_t N, int64_t C, float eps) {
-  normalise<T, true>(ctx, sum, y, mean, rstd, x, residual, gamma, beta, N, C, eps);
+                                const float* gamma, const float* beta, int64_t N, int64_t C, float eps,
+                                const BranchEnd& end) {
+  normalise<T, true>(ctx, sum, y, mean, rstd, x, residual, gamma, beta, N, C, eps, end);
 }
 
 template <class T>
 void layernorm_backward(const Gpu& ctx, T* dx, float* dgamma, float* dbeta, const T* dx_add, const T* dy, const T* x,
-                        const float* gamma, const float* mean, const float* rstd, int64_t N, int64_t C) {
+                        const float* gamma, const float* mean, const float* rstd, int64_t N, int64_t C, T* dbranch,
+                        const BranchEnd& end) {
   if (N <= 0 || C <= 0) return;
   constexpr int W = kLaneWidth<T>;
   const bool wide = wide_rows(dx, W, C) && wide_rows(dx_add, W, C) && wide_rows(dy, W, C) && wide_rows(x, W, C) &&
-                    wide_rows(gamma, W);
+                    wide_rows(gamma, W) && wide_rows(dbranch, W, C) && wide_rows(end.gamma, W);
   // The number of blocks, and with it the order of the sums, follows from the sizes. Two for each of an H200's 132
   // multiprocessors are resident at once; each has at least four rows per team to make its end worth while.
   const auto held = [&]<int kWarps, int kPacks>() {
@@ -345,7 +385,7 @@ void layernorm_backward(const Gpu& ctx, T* dx, float* dgamma, float* dbeta, cons
     constexpr int64_t kFit = kPartials / (2 * Row::kSlots);
     const uint32_t blocks = blocks_for(N, 4 * Row::kTeams, kFit < 264 ? kFit : 264);
     ACCRETE_LAUNCH(layernorm_backward_held_kernel<T, kWarps, kPacks>, dim3{blocks}, dim3{kBlockSize}, 0, ctx, dx,
-                   dx_add, dy, x, gamma, mean, rstd, N, C);
+                   dbranch, dx_add, dy, x, gamma, mean, rstd, N, C, end);
     if (!dgamma && !dbeta) return;
     ACCRETE_LAUNCH(layernorm_parameters_kernel, dim3{Row::kSlots / kWarpSize, 2}, dim3{kWarpSize, kFinishWarps}, 0, ctx,
                    dgamma, dbeta, blocks, Row::kSlots, Row::kThreads, W, C);
@@ -356,7 +396,7 @@ void layernorm_backward(const Gpu& ctx, T* dx, float* dgamma, float* dbeta, cons
   }
   with_row_team(C, wide, [&]<bool kBlock, bool kWide>() {
     ACCRETE_LAUNCH(layernorm_backward_kernel<T, kBlock, kWide>, dim3{RowTeam<kBlock>::blocks(N)}, dim3{kBlockSize}, 0,
-                   ctx, dx, dx_add, dy, x, gamma, mean, rstd, N, C);
+                   ctx, dx, dbranch, dx_add, dy, x, gamma, mean, rstd, N, C, end);
   });
 }
 
@@ -364,9 +404,9 @@ void layernorm_backward(const Gpu& ctx, T* dx, float* dgamma, float* dbeta, cons
   template void layernorm_forward(const Gpu&, T*, float*, float*, const T*, const float*, const float*, int64_t, \
                                   int64_t, float);                                                               \
   template void residual_layernorm_forward(const Gpu&, T*, T*, float*, float*, const T*, const T*, const float*, \
-                                           const float*, int64_t, int64_t, float);                               \
+                                           const float*, int64_t, int64_t, float, const BranchEnd&);             \
   template void layernorm_backward(const Gpu&, T*, float*, float*, const T*, const T*, const T*, const float*,   \
-                                   const float*, const float*, int64_t, int64_t);
+                                   const float*, const float*, int64_t, int64_t, T*, const BranchEnd&);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
 ACCRETE_INSTANTIATE(f16)

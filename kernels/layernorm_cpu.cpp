@@ -2,6 +2,7 @@
 // passes (mean, variance about the mean, result).
 #include "kernels/layernorm.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/parallel.h"
@@ -32,6 +33,30 @@ void normalise_row(T* y, float* mean, float* rstd, const T* x, const float* gamm
   } else {
     each(0, C, [=]<class V>(int64_t c) { store(y + c, (load<V>(x + c) - m) * r * load<V>(gamma + c)); });
   }
+}
+
+// sum = residual + factor * gamma * branch
+template <class T>
+void join_row(T* sum, const T* branch, const T* residual, const float* gamma, float factor, int64_t C) {
+  if (factor == 0.0f) {
+    if (sum != residual) std::copy(residual, residual + C, sum);
+  } else if (!gamma && factor == 1.0f) {
+    each(0, C, [=]<class V>(int64_t c) { store(sum + c, load<V>(branch + c) + load<V>(residual + c)); });
+  } else {
+    each(0, C, [=]<class V>(int64_t c) {
+      const V g = gamma ? load<V>(gamma + c) : V{} + 1.0f;
+      store(sum + c, load<V>(residual + c) + factor * (g * load<V>(branch + c)));
+    });
+  }
+}
+
+// dbranch = factor * gamma * d
+template <class T>
+void branch_gradient_row(T* dbranch, const T* d, const float* gamma, float factor, int64_t C) {
+  each(0, C, [=]<class V>(int64_t c) {
+    const V scaled = factor * load<V>(d + c);
+    store(dbranch + c, gamma ? scaled * load<V>(gamma + c) : scaled);
+  });
 }
 
 // mean(g) and mean(g * h) of one row, where g = dy * gamma and h = (x - m) * r.
@@ -72,12 +97,13 @@ void layernorm_forward(const Cpu& dev, T* y, float* mean, float* rstd, const T* 
 
 template <class T>
 void residual_layernorm_forward(const Cpu& dev, T* sum, T* y, float* mean, float* rstd, const T* x, const T* residual,
-                                const float* gamma, const float* beta, int64_t N, int64_t C, float eps) {
+                                const float* gamma, const float* beta, int64_t N, int64_t C, float eps,
+                                const BranchEnd& branch) {
   for_ranges(dev, N, C, [=](int64_t begin, int64_t end) {
+    RowFactor factors(branch.drop, branch.rows_per_sample);
     for (int64_t n = begin; n < end; ++n) {
-      const T *a = x + n * C, *b = residual + n * C;
       T* s = sum + n * C;
-      each(0, C, [=]<class V>(int64_t c) { store(s + c, load<V>(a + c) + load<V>(b + c)); });
+      join_row(s, x + n * C, residual + n * C, branch.gamma, factors.at(n), C);
       normalise_row(y + n * C, mean + n, rstd + n, s, gamma, beta, C, eps);
     }
   });
@@ -85,7 +111,8 @@ void residual_layernorm_forward(const Cpu& dev, T* sum, T* y, float* mean, float
 
 template <class T>
 void layernorm_backward(const Cpu& dev, T* dx, float* dgamma, float* dbeta, const T* dx_add, const T* dy, const T* x,
-                        const float* gamma, const float* mean, const float* rstd, int64_t N, int64_t C) {
+                        const float* gamma, const float* mean, const float* rstd, int64_t N, int64_t C, T* dbranch,
+                        const BranchEnd& branch) {
   thread_local Scratch<float> memory;
   const RowBlocks blocks(N);
   float* partial = memory.get(blocks.count * 2 * C);  // (blocks, 2, C): sums of dy * h and of dy
@@ -93,6 +120,7 @@ void layernorm_backward(const Cpu& dev, T* dx, float* dgamma, float* dbeta, cons
     float* sum_dyh = partial + block * 2 * C;
     float* sum_dy = sum_dyh + C;
     std::fill(sum_dyh, sum_dyh + 2 * C, 0.0f);
+    RowFactor factors(branch.drop, branch.rows_per_sample);
     for (int64_t n = blocks.begin(block); n < blocks.end(block); ++n) {
       const T *g = dy + n * C, *row = x + n * C;
       const float m = mean[n], r = rstd[n];
@@ -108,6 +136,7 @@ void layernorm_backward(const Cpu& dev, T* dx, float* dgamma, float* dbeta, cons
         store(sum_dy + c, load<V>(sum_dy + c) + d);
         store(out + c, result);
       });
+      if (dbranch) branch_gradient_row(dbranch + n * C, out, branch.gamma, factors.at(n), C);
     }
   });
   for_elements(dev, C, 2 * blocks.count, [=](int64_t begin, int64_t end) {
@@ -127,9 +156,9 @@ void layernorm_backward(const Cpu& dev, T* dx, float* dgamma, float* dbeta, cons
   template void layernorm_forward<T>(const Cpu&, T*, float*, float*, const T*, const float*, const float*, int64_t, \
                                      int64_t, float);                                                               \
   template void residual_layernorm_forward<T>(const Cpu&, T*, T*, float*, float*, const T*, const T*, const float*, \
-                                              const float*, int64_t, int64_t, float);                               \
+                                              const float*, int64_t, int64_t, float, const BranchEnd&);             \
   template void layernorm_backward<T>(const Cpu&, T*, float*, float*, const T*, const T*, const T*, const float*,   \
-                                      const float*, const float*, int64_t, int64_t);
+                                      const float*, const float*, int64_t, int64_t, T*, const BranchEnd&);
 ACCRETE_INSTANTIATE(float)
 ACCRETE_INSTANTIATE(bf16)
 ACCRETE_INSTANTIATE(f16)

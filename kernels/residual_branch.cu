@@ -13,22 +13,6 @@ namespace accrete::kernels {
 
 namespace {
 
-// The factors of rows that come in increasing order.
-struct RowFactor {
-  DropPath drop;
-  int64_t rows_per_sample, end = 0;  // of the sample whose factor is kept
-  float kept = 0.0f;
-  __device__ RowFactor(const DropPath& drop, int64_t rows_per_sample) : drop(drop), rows_per_sample(rows_per_sample) {}
-  __device__ __forceinline__ float at(int64_t row) {
-    if (row >= end) {
-      const int64_t sample = row / rows_per_sample;
-      end = (sample + 1) * rows_per_sample;
-      kept = drop.factor(sample);
-    }
-    return kept;
-  }
-};
-
 template <int W>
 __device__ __forceinline__ void load_gamma(float (&g)[W], const float* gamma, int64_t c, int64_t cols) {
   ACCRETE_UNROLL

@@ -10,12 +10,13 @@ namespace accrete::kernels {
 // Keeps sample b with probability 1 - p, scaled by 1 / (1 - p): word (first + b) % 4 of block (first + b) / 4, as an
 // element of dropout. p = 0 keeps all and draws nothing.
 struct DropPath {
+  DropPath() = default;
   DropPath(float p, const RandomKey& key, int64_t first)
       : key(key), first(first), threshold(p > 0.0f ? drop_threshold(p) : 0), scale(1.0f / (1.0f - p)) {}
   RandomKey key;
-  int64_t first;
-  uint32_t threshold;
-  float scale;
+  int64_t first = 0;
+  uint32_t threshold = 0;
+  float scale = 1.0f;
 
   ACCRETE_HD float factor(int64_t sample) const {
     if (threshold == 0) return scale;
@@ -25,6 +26,29 @@ struct DropPath {
     const uint32_t word = j == 0 ? words.v[0] : j == 1 ? words.v[1] : j == 2 ? words.v[2] : words.v[3];
     return word >= threshold ? scale : 0.0f;
   }
+};
+
+// The factors of rows that come in increasing order: drawn once per sample.
+struct RowFactor {
+  DropPath drop;
+  int64_t rows_per_sample, end = 0;  // of the sample whose factor is kept
+  float kept = 0.0f;
+  ACCRETE_HD RowFactor(const DropPath& drop, int64_t rows_per_sample) : drop(drop), rows_per_sample(rows_per_sample) {}
+  ACCRETE_HD float at(int64_t row) {
+    if (row >= end) {
+      const int64_t sample = row / rows_per_sample;
+      end = (sample + 1) * rows_per_sample;
+      kept = drop.factor(sample);
+    }
+    return kept;
+  }
+};
+
+// How a branch joins the stream: x + factor(row's sample) * gamma * branch.   gamma: (cols) f32 or null (1)
+struct BranchEnd {
+  const float* gamma = nullptr;
+  DropPath drop;
+  int64_t rows_per_sample = 1;
 };
 
 // y = x + factor(row's sample) * gamma * branch.   y, x, branch: (rows, cols), y may alias either; x null: 0; gamma:

@@ -42,17 +42,18 @@ GptBlock::GptBlock(Scope s, const GptConfig& c) : resid_dropout(c.resid_dropout)
   mlp = nn::Mlp(s / "mlp", c.embed_dim, c.hidden_dim(), gelu_form(c), init, residual_init(c), c.bias);
 }
 
-Tensor GptBlock::operator()(const Tensor& x, const Context& ctx) const {
+nn::Stream GptBlock::operator()(const nn::Stream& in, const Context& ctx) const {
   const ModuleScope scope(path);
   const float p = static_cast<float>(resid_dropout);
-  const Tensor a = nn::dropout(attn(norm1(x, ctx), ctx), p, path + ".dropout1", ctx);
-  const auto [sum, normed] = norm2.add_and_norm(a, x, ctx);
-  return ops::add(sum, nn::dropout(mlp(normed, ctx), p, path + ".dropout2", ctx));
+  const auto [x, normed1] = norm1.of_sum(in, ctx);
+  const Tensor a = nn::dropout(attn(normed1, ctx), p, path + ".dropout1", ctx);
+  const auto [middle, normed2] = norm2.of_sum({x, a, {}}, ctx);
+  return {middle, nn::dropout(mlp(normed2, ctx), p, path + ".dropout2", ctx), {}};
 }
 
 Tensor GptBlock::cached(const Tensor& x, nn::KeyValueCache& cache, const Context& ctx) const {
   const ModuleScope scope(path);
-  const auto [sum, normed] = norm2.add_and_norm(attn.cached(norm1(x, ctx), cache, ctx), x, ctx);
+  const auto [sum, normed] = norm2.of_sum({x, attn.cached(norm1(x, ctx), cache, ctx), {}}, ctx);
   return ops::add(sum, mlp(normed, ctx));
 }
 
@@ -78,32 +79,26 @@ Gpt::Gpt(const GptConfig& config, DType compute, Device device) : config_(config
   store_.allocate();
 }
 
-Tensor Gpt::stream(const Tensor& ids, const Context& ctx, int64_t blocks) const {
+nn::Stream Gpt::stream(const Tensor& ids, const Context& ctx, int64_t blocks) const {
   check(ids.size(1) <= config_.context, "gpt", "sequence of ", ids.size(1), " tokens exceeds the context of ",
         config_.context);
   Tensor x =
       ctx.plain ? ops::embedding_plain(ids, tokens_(), positions_()) : ops::embedding(ids, tokens_(), positions_());
-  x = nn::dropout(x, static_cast<float>(config_.embed_dropout), "embed.dropout", ctx);
-  for (int i = 0; i < blocks; ++i) {
-    if (ctx.skips("blocks", i)) continue;
-    const GptBlock& block = blocks_[static_cast<size_t>(i)];
-    if (ctx.recompute)
-      x = recompute([&block, ctx](const Tensor& in) { return block(in, ctx); }, x);
-    else
-      x = block(x, ctx);
-  }
-  return x;
+  nn::Stream stream{nn::dropout(x, static_cast<float>(config_.embed_dropout), "embed.dropout", ctx), {}, {}};
+  for (int i = 0; i < blocks; ++i)
+    if (!ctx.skips("blocks", i)) stream = nn::run_block(blocks_[static_cast<size_t>(i)], stream, ctx);
+  return stream;
 }
 
 Tensor Gpt::features(const Batch& batch, const Context& ctx, int64_t blocks) {
   check(blocks >= 0 && blocks <= config_.depth, "gpt", "features after ", blocks, " of ", config_.depth, " blocks");
-  return stream(batch.inputs, ctx, blocks);
+  return stream(batch.inputs, ctx, blocks).sum(ctx);
 }
 
 Tensor Gpt::normed(const Tensor& ids, const Context& ctx) const {
-  const Tensor x = stream(ids, ctx, config_.depth);
+  const nn::Stream x = stream(ids, ctx, config_.depth);
   const ModuleScope scope("norm");
-  return norm_(x, ctx);
+  return norm_.of_sum(x, ctx).normed;
 }
 
 Tensor Gpt::logits(const Tensor& ids, const Context& ctx) const {

@@ -65,7 +65,7 @@ struct GptBlock {
   std::string path;
 
   GptBlock(Scope s, const GptConfig& config);
-  Tensor operator()(const Tensor& x, const Context& ctx) const;  // (B, T, C) -> (B, T, C)
+  nn::Stream operator()(const nn::Stream& in, const Context& ctx) const;  // (B, T, C)
   Tensor cached(const Tensor& x, nn::KeyValueCache& cache, const Context& ctx) const;
 };
 
@@ -94,7 +94,7 @@ class Gpt : public Model {
 
  private:
   Tensor normed(const Tensor& ids, const Context& ctx) const;  // (B, T) -> (B, T, C), what the output layer reads
-  Tensor stream(const Tensor& ids, const Context& ctx, int64_t blocks) const;  // (B, T) -> (B, T, C), before the norm
+  nn::Stream stream(const Tensor& ids, const Context& ctx, int64_t blocks) const;  // (B, T) -> (B, T, C)
   const Tensor& output_matrix() const { return config_.tied ? tokens_() : head_(); }
 
   GptConfig config_;

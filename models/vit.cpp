@@ -126,23 +126,16 @@ Tensor VitBlock::mlp_branch(const Tensor& x, const Context& ctx) const {
   return nn::dropout(mlp.fc2(hidden, ctx), proj_dropout, path + ".dropout2", ctx);
 }
 
-Tensor VitBlock::add_branch(const Tensor& x, const Tensor& branch, const Param& scale, const char* name,
-                            const Context& ctx) const {
-  const RandomKey key = ctx.key(path + name);
-  const float p = ctx.training ? drop_path : 0.0f;
-  return ctx.plain ? ops::residual_branch_plain(x, branch, scale(), p, key, ctx.first_sample)
-                   : ops::residual_branch(x, branch, scale(), p, key, ctx.first_sample);
+ops::Join VitBlock::join(const Param& scale, const char* name, const Context& ctx) const {
+  return {scale(), ctx.training ? drop_path : 0.0f, ctx.key(path + name), ctx.first_sample};
 }
 
-Tensor VitBlock::operator()(const Tensor& x, const Context& ctx) const {
+nn::Stream VitBlock::operator()(const nn::Stream& in, const Context& ctx) const {
   const ModuleScope scope(path);
-  const Tensor a = nn::dropout(attn(norm1(x, ctx), ctx), proj_dropout, path + ".dropout1", ctx);
-  if (!scale1.present() && (!ctx.training || drop_path == 0.0f)) {  // a plain sum, fused with the norm behind it
-    const auto [sum, normed] = norm2.add_and_norm(a, x, ctx);
-    return ops::add(sum, mlp_branch(normed, ctx));
-  }
-  const Tensor middle = add_branch(x, a, scale1, ".drop_path1", ctx);
-  return add_branch(middle, mlp_branch(norm2(middle, ctx), ctx), scale2, ".drop_path2", ctx);
+  const auto [x, normed1] = norm1.of_sum(in, ctx);
+  const Tensor a = nn::dropout(attn(normed1, ctx), proj_dropout, path + ".dropout1", ctx);
+  const auto [middle, normed2] = norm2.of_sum({x, a, join(scale1, ".drop_path1", ctx)}, ctx);
+  return {middle, mlp_branch(normed2, ctx), join(scale2, ".drop_path2", ctx)};
 }
 
 Vit::Vit(const VitConfig& config, DType compute, Device device) : config_(config), store_(compute, device) {
@@ -189,16 +182,10 @@ Tensor Vit::embed(const Batch& batch, const Context& ctx) const {
 }
 
 Tensor Vit::stream(const Batch& batch, const Context& ctx, int64_t blocks) const {
-  Tensor x = embed(batch, ctx);
-  for (int i = 0; i < blocks; ++i) {
-    if (ctx.skips("blocks", i)) continue;
-    const VitBlock& block = blocks_[static_cast<size_t>(i)];
-    if (ctx.recompute)
-      x = recompute([&block, ctx](const Tensor& in) { return block(in, ctx); }, x);
-    else
-      x = block(x, ctx);
-  }
-  return x;
+  nn::Stream stream{embed(batch, ctx), {}, {}};
+  for (int i = 0; i < blocks; ++i)
+    if (!ctx.skips("blocks", i)) stream = nn::run_block(blocks_[static_cast<size_t>(i)], stream, ctx);
+  return stream.sum(ctx);
 }
 
 Tensor Vit::features(const Batch& batch, const Context& ctx, int64_t blocks) {

@@ -102,13 +102,11 @@ struct VitBlock {
   std::string path;
 
   VitBlock(Scope s, const VitConfig& config, int index);
-  Tensor operator()(const Tensor& x, const Context& ctx) const;  // (B, T, C) -> (B, T, C)
+  nn::Stream operator()(const nn::Stream& in, const Context& ctx) const;  // (B, T, C)
 
  private:
   Tensor mlp_branch(const Tensor& x, const Context& ctx) const;
-  // x + drop_path(scale * branch)
-  Tensor add_branch(const Tensor& x, const Tensor& branch, const Param& scale, const char* name,
-                    const Context& ctx) const;
+  ops::Join join(const Param& scale, const char* name, const Context& ctx) const;
 };
 
 class Vit : public ImageModel {

@@ -110,19 +110,14 @@ VoloBlock::VoloBlock(Scope s, const VoloConfig& c, int stage, double rate)
       drop_path(static_cast<float>(rate)),
       path(s.path()) {}
 
-Tensor VoloBlock::operator()(const Tensor& x, const Context& ctx) const {
+nn::Stream VoloBlock::operator()(const nn::Stream& in, const Context& ctx) const {
   const ModuleScope scope(path);
-  const Tensor a = attend(norm1(x, ctx), ctx);
-  if (!ctx.training || drop_path == 0.0f) {
-    const auto [sum, normed] = norm2.add_and_norm(a, x, ctx);
-    return ops::add(sum, mlp(normed, ctx));
-  }
-  const auto join = [&](const Tensor& stream, const Tensor& branch, const char* name) {
-    const auto op = ctx.plain ? ops::residual_branch_plain : ops::residual_branch;
-    return op(stream, branch, Tensor(), drop_path, ctx.key(path + name), ctx.first_sample);
+  const auto join = [&](const char* name) {
+    return ops::Join{{}, ctx.training ? drop_path : 0.0f, ctx.key(path + name), ctx.first_sample};
   };
-  const Tensor y = join(x, a, ".drop_path1");
-  return join(y, mlp(norm2(y, ctx), ctx), ".drop_path2");
+  const auto [x, normed1] = norm1.of_sum(in, ctx);
+  const auto [middle, normed2] = norm2.of_sum({x, attend(normed1, ctx), join(".drop_path1")}, ctx);
+  return {middle, mlp(normed2, ctx), join(".drop_path2")};
 }
 
 Outlooker::Outlooker(Scope s, const VoloConfig& c, double rate)
@@ -156,7 +151,7 @@ Tensor ClassBlock::operator()(const Tensor& x, const Context& ctx) const {
   const Tensor u = norm1(x, ctx), query = q(ops::slice_tokens(u, 0, 1), ctx), all = kv(u, ctx);
   const Tensor a =
       ctx.plain ? ops::cross_attention_plain(query, all, num_heads) : ops::cross_attention(query, all, num_heads);
-  const auto [sum, normed] = norm2.add_and_norm(proj(a, ctx), ops::slice_tokens(x, 0, 1), ctx);
+  const auto [sum, normed] = norm2.of_sum({ops::slice_tokens(x, 0, 1), proj(a, ctx), {}}, ctx);
   return ops::concat_tokens(ops::add(sum, mlp(normed, ctx)), ops::slice_tokens(x, 1, tokens));
 }
 
@@ -220,16 +215,11 @@ Tensor Volo::second_stage(const Tensor& x) const {
   return on_grid(ops::sequence(as_tokens(y), Tensor(), Tensor(), positions), grid.h, grid.w);
 }
 
-Tensor Volo::run(Tensor x, const Context& ctx, int64_t begin, int64_t end) const {
-  for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-    if (ctx.skips(places_[i].group, places_[i].index)) continue;
-    const VoloBlock& block = *blocks_[i];
-    if (ctx.recompute)
-      x = recompute([&block, ctx](const Tensor& in) { return block(in, ctx); }, x);
-    else
-      x = block(x, ctx);
-  }
-  return x;
+Tensor Volo::run(const Tensor& x, const Context& ctx, int64_t begin, int64_t end) const {
+  nn::Stream stream{x, {}, {}};
+  for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+    if (!ctx.skips(places_[i].group, places_[i].index)) stream = nn::run_block(*blocks_[i], stream, ctx);
+  return stream.sum(ctx);
 }
 
 Tensor Volo::features(const Batch& batch, const Context& ctx, int64_t blocks) {

@@ -97,7 +97,7 @@ struct VoloBlock {
 
   VoloBlock(Scope s, const VoloConfig& config, int stage, double drop_path);
   virtual ~VoloBlock() = default;
-  Tensor operator()(const Tensor& x, const Context& ctx) const;  // (B, H, W, C) -> (B, H, W, C)
+  nn::Stream operator()(const nn::Stream& in, const Context& ctx) const;  // (B, H, W, C)
 
  private:
   virtual Tensor attend(const Tensor& x, const Context& ctx) const = 0;
@@ -162,7 +162,7 @@ class Volo : public ImageModel {
   Tensor patch_embed(const Batch& batch, const Context& ctx) const;  // (B, S/P, S/P, C1)
   Tensor second_stage(const Tensor& x) const;  // down-sampling and positions: (B, H, W, C1) -> (B, H/2, W/2, C2)
   // Blocks begin .. end-1, counted through all groups, which lie in one stage.   (B, H, W, C) -> (B, H, W, C)
-  Tensor run(Tensor x, const Context& ctx, int64_t begin, int64_t end) const;
+  Tensor run(const Tensor& x, const Context& ctx, int64_t begin, int64_t end) const;
 
   struct Place {
     std::string group;

@@ -106,7 +106,7 @@ TEST_CASE("recorded launches drop other samples in every step") {
     Tensor dropped, joined;
     const Capture capture(device, make_pool(device), [&] {
       dropped = ops::drop_path(x, 0.5f, key, 3);
-      joined = ops::residual_branch(x, x, gamma, 0.5f, key, 3);
+      joined = ops::residual_branch(x, x, {gamma, 0.5f, key, 3});
     });
     std::vector<float> first;
     for (uint64_t step = 0; step < 3; ++step) {
@@ -115,7 +115,7 @@ TEST_CASE("recorded launches drop other samples in every step") {
       const RandomKey fixed = random_key(7, "path", step);
       const auto want = ops::drop_path(x, 0.5f, fixed, 3).to_vector<float>();
       CHECK(dropped.to_vector<float>() == want);
-      CHECK(joined.to_vector<float>() == ops::residual_branch(x, x, gamma, 0.5f, fixed, 3).to_vector<float>());
+      CHECK(joined.to_vector<float>() == ops::residual_branch(x, x, {gamma, 0.5f, fixed, 3}).to_vector<float>());
       if (step == 0) first = want;
       if (step == 1) CHECK(first != want);
     }
@@ -138,7 +138,7 @@ TEST_CASE("wrong images, tokens and soft targets are refused") {
   CHECK(error_of([&] { ops::mean_tokens(tokens, 3); }).find("of no tokens") != std::string::npos);
   CHECK(error_of([&] { ops::drop_path(tokens, 1.0f, {}, 0); }).find("expected 0 <= p < 1") != std::string::npos);
   CHECK(error_of([&] {
-          ops::residual_branch(tokens, tokens, Tensor::zeros(Shape{3}), 0, {}, 0);
+          ops::residual_branch(tokens, tokens, {.scale = Tensor::zeros(Shape{3})});
         }).find("gamma does not fit; expected (4) f32") != std::string::npos);
   CHECK(error_of([&] {
           ops::soft_cross_entropy(logits, Tensor::zeros(Shape{3, 4}));

@@ -53,10 +53,10 @@ struct TestBlock {
     store.zero_grads();
   }
 
-  // Uses every layer function: add_and_norm too.
+  // Uses every layer function: of_sum too.
   Tensor operator()(const Tensor& x, const Context& ctx) const {
     const Tensor a = nn::dropout(attention(ln1(x, ctx), ctx), 0.3f, "blocks.0.attn.residual", ctx);
-    const auto [sum, normed] = ln2.add_and_norm(a, x, ctx);
+    const auto [sum, normed] = ln2.of_sum({x, a, {}}, ctx);
     return o::add(sum, nn::dropout(mlp(normed, ctx), 0.3f, "blocks.0.mlp.residual", ctx));
   }
 };

@@ -288,7 +288,7 @@ inline Arrays evaluate(const std::string& op, const Arrays& in, const Settings& 
   }
   if (op == "layernorm") return {layernorm(in[0], in[1], in[2], eps)};
   if (op == "residual_layernorm") {
-    const Array total = zip(in[0], in[1], [](double a, double b) { return a + b; });
+    const Array total = reference::residual_branch({in[1], in[0], in[4]}, s);
     return {total, layernorm(total, in[2], in[3], eps)};
   }
   if (op == "softmax") return {softmax(in[0], s.causal)};

@@ -29,9 +29,16 @@ Tensor LayerNorm::operator()(const Tensor& x, const Context& ctx) const {
   return ctx.plain ? ops::layernorm_plain(x, weight(), bias(), eps) : ops::layernorm(x, weight(), bias(), eps);
 }
 
-ops::ResidualNorm LayerNorm::add_and_norm(const Tensor& x, const Tensor& residual, const Context& ctx) const {
-  return ctx.plain ? ops::residual_layernorm_plain(x, residual, weight(), bias(), eps)
-                   : ops::residual_layernorm(x, residual, weight(), bias(), eps);
+ops::ResidualNorm LayerNorm::of_sum(const Stream& s, const Context& ctx) const {
+  if (!s.branch.defined()) return {s.x, (*this)(s.x, ctx)};
+  return ctx.plain ? ops::residual_layernorm_plain(s.branch, s.x, weight(), bias(), eps, s.join)
+                   : ops::residual_layernorm(s.branch, s.x, weight(), bias(), eps, s.join);
+}
+
+Tensor Stream::sum(const Context& ctx) const {
+  if (!branch.defined()) return x;
+  if (join.plain()) return ops::add(x, branch);
+  return ctx.plain ? ops::residual_branch_plain(x, branch, join) : ops::residual_branch(x, branch, join);
 }
 
 SelfAttention::SelfAttention(Scope s, int64_t embed_dim, int64_t num_heads_, bool causal_, float attn_dropout_,

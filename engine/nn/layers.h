@@ -19,6 +19,14 @@ struct Linear {
   Tensor with_gelu(const Tensor& x, ops::Gelu form, const Context& ctx) const;  // gelu(linear(x))
 };
 
+// The residual stream between blocks. Its last branch has not joined it yet: the norm that reads the stream next adds
+// it in the same pass.
+struct Stream {
+  Tensor x, branch;  // (B, .., C); branch may be undefined
+  ops::Join join;
+  Tensor sum(const Context& ctx) const;  // with its branch
+};
+
 struct LayerNorm {
   Param weight, bias;
   float eps = 1e-5f;
@@ -27,8 +35,8 @@ struct LayerNorm {
   LayerNorm() = default;
   LayerNorm(Scope s, int64_t embed_dim, float eps, bool with_bias = true, Marks marks = {});
   Tensor operator()(const Tensor& x, const Context& ctx) const;
-  // {x + residual, norm(x + residual)}
-  ops::ResidualNorm add_and_norm(const Tensor& x, const Tensor& residual, const Context& ctx) const;
+  // {s.sum(), norm(s.sum())}
+  ops::ResidualNorm of_sum(const Stream& s, const Context& ctx) const;
 };
 
 // Keys and values of one layer while generating: (B, capacity, H*D) each.
@@ -64,6 +72,15 @@ struct Mlp {
       Init bias_init = Init::zeros());
   Tensor operator()(const Tensor& x, const Context& ctx) const;
 };
+
+// One block of a model, nn::Stream block(nn::Stream, ctx); with ctx.recompute it keeps only its input, the whole
+// stream.
+template <class Block>
+Stream run_block(const Block& block, const Stream& stream, const Context& ctx) {
+  if (!ctx.recompute) return block(stream, ctx);
+  const auto whole = [&block, ctx](const Tensor& x) { return block(Stream{x, {}, {}}, ctx).sum(ctx); };
+  return {recompute(whole, stream.sum(ctx)), {}, {}};
+}
 
 // Dropout of a residual branch with the address of `path`.   x: (B, ...)
 Tensor dropout(const Tensor& x, float p, std::string_view path, const Context& ctx);

@@ -1,5 +1,5 @@
 // Layer normalisation and softmax. Derivations stand in kernels/layernorm.h and kernels/softmax.h.
-#include "engine/ops/ops.h"
+#include "engine/ops/residual.h"
 #include "kernels/layernorm.h"
 #include "kernels/softmax.h"
 
@@ -32,9 +32,10 @@ Cost norm_cost(const Tensor& x, int passes) {
 }
 
 // Gradient of layernorm at `x` for dy, plus `add` (may be undefined); parameters at inputs gamma_at and gamma_at + 1.
+// dbranch, where defined: the gradient of the branch that joined x as `join` says.
 Tensor norm_backward(const BackwardContext& ctx, const Tensor& dy, const Tensor& add, const Tensor& x,
                      const Tensor& gamma, const Tensor& mean, const Tensor& rstd, size_t gamma_at, Tensor& dgamma,
-                     Tensor& dbeta) {
+                     Tensor& dbeta, const Tensor& dbranch = {}, const Join& join = {}) {
   if (ctx.needs(gamma_at)) dgamma = ctx.param_grad(gamma_at);
   if (ctx.needs(gamma_at + 1)) dbeta = ctx.param_grad(gamma_at + 1);
   Tensor dx = like(x);
@@ -42,7 +43,8 @@ Tensor norm_backward(const BackwardContext& ctx, const Tensor& dy, const Tensor&
     kernels::layernorm_backward<T>(dev, dx.ptr<T>(), dgamma.defined() ? dgamma.ptr<float>() : nullptr,
                                    dbeta.defined() ? dbeta.ptr<float>() : nullptr,
                                    add.defined() ? add.ptr<T>() : nullptr, dy.ptr<T>(), x.ptr<T>(), gamma.ptr<float>(),
-                                   mean.ptr<float>(), rstd.ptr<float>(), x.shape().rows(), x.size(-1));
+                                   mean.ptr<float>(), rstd.ptr<float>(), x.shape().rows(), x.size(-1),
+                                   dbranch.defined() ? dbranch.ptr<T>() : nullptr, branch_end(join, x));
   });
   return dx;
 }
@@ -84,32 +86,45 @@ Tensor layernorm_plain(const Tensor& x, const Tensor& gamma, const Tensor& beta,
   return reshape(y, x.shape());
 }
 
-ResidualNorm residual_layernorm(const Tensor& x, const Tensor& residual, const Tensor& gamma, const Tensor& beta,
-                                float eps) {
-  check_norm("residual_layernorm", x, gamma, beta);
-  check(x.shape() == residual.shape() && x.dtype() == residual.dtype(), "residual_layernorm",
-        "shapes or types differ: ", x.shape(), " and ", residual.shape());
-  Tensor sum = like(x), y = like(x);
-  const auto [mean, rstd] = statistics_for(x);
-  on(x, [&, &mean = mean, &rstd = rstd]<class T>(const auto& dev) {
-    kernels::residual_layernorm_forward<T>(
-        dev, sum.ptr<T>(), y.ptr<T>(), mean.template ptr<float>(), rstd.template ptr<float>(), x.ptr<T>(),
-        residual.ptr<T>(), gamma.ptr<float>(), pointer_or_null(beta), x.shape().rows(), x.size(-1), eps);
+ResidualNorm residual_layernorm(const Tensor& branch, const Tensor& residual, const Tensor& gamma, const Tensor& beta,
+                                float eps, const Join& join) {
+  const char* where = "residual_layernorm";
+  check_norm(where, branch, gamma, beta);
+  check_join(where, residual, branch, join);
+  Tensor sum = like(branch), y = like(branch);
+  const auto [mean, rstd] = statistics_for(branch);
+  on(branch, [&, &mean = mean, &rstd = rstd]<class T>(const auto& dev) {
+    kernels::residual_layernorm_forward<T>(dev, sum.ptr<T>(), y.ptr<T>(), mean.template ptr<float>(),
+                                           rstd.template ptr<float>(), branch.ptr<T>(), residual.ptr<T>(),
+                                           gamma.ptr<float>(), pointer_or_null(beta), branch.shape().rows(),
+                                           branch.size(-1), eps, branch_end(join, branch));
   });
-  auto out = record("residual_layernorm", {sum, y}, {x, residual, gamma, beta}, Saved{sum, gamma, mean, rstd},
-                    norm_cost(x, 4), [](const BackwardContext& ctx) -> Grads {
-                      Tensor dgamma, dbeta;
-                      if (!ctx.dy(1).defined()) return {ctx.dy(0), ctx.dy(0), dgamma, dbeta};
-                      const Tensor d = norm_backward(ctx, ctx.dy(1), ctx.dy(0), ctx.saved(0), ctx.saved(1),
-                                                     ctx.saved(2), ctx.saved(3), 2, dgamma, dbeta);
-                      return {d, d, dgamma, dbeta};
+  const bool scaled = join.scale.defined();
+  Cost cost = norm_cost(branch, 4);
+  if (!join.plain()) cost.backward_bytes += static_cast<double>(branch.bytes()) * (scaled ? 3 : 1);
+  auto out = record(where, {sum, y}, {branch, residual, gamma, beta, join.scale},
+                    scaled ? Saved{sum, gamma, mean, rstd, branch, join.scale} : Saved{sum, gamma, mean, rstd}, cost,
+                    [scaled, plain = join.plain(), join = without_scale(join)](const BackwardContext& ctx) -> Grads {
+                      Join mine = join;
+                      if (scaled) mine.scale = ctx.saved(5);
+                      const bool normed = ctx.dy(1).defined();
+                      Tensor d = ctx.dy(0), dbranch, dgamma, dbeta, dscale;
+                      if (!plain && ctx.needs(0)) dbranch = like(ctx.saved(0));
+                      if (normed)
+                        d = norm_backward(ctx, ctx.dy(1), ctx.dy(0), ctx.saved(0), ctx.saved(1), ctx.saved(2),
+                                          ctx.saved(3), 2, dgamma, dbeta, dbranch, mine);
+                      if (scaled && ctx.needs(4)) dscale = ctx.param_grad(4);
+                      if (dscale.defined() || (dbranch.defined() && !normed))
+                        residual_branch_backward(normed ? Tensor() : dbranch, dscale, d,
+                                                 scaled ? ctx.saved(4) : Tensor(), mine);
+                      return {plain ? d : dbranch, d, dgamma, dbeta, dscale};
                     });
   return {out[0], out[1]};
 }
 
-ResidualNorm residual_layernorm_plain(const Tensor& x, const Tensor& residual, const Tensor& gamma, const Tensor& beta,
-                                      float eps) {
-  const Tensor sum = add(x, residual);
+ResidualNorm residual_layernorm_plain(const Tensor& branch, const Tensor& residual, const Tensor& gamma,
+                                      const Tensor& beta, float eps, const Join& join) {
+  const Tensor sum = join.plain() ? add(branch, residual) : residual_branch_plain(residual, branch, join);
   return {sum, layernorm_plain(sum, gamma, beta, eps)};
 }
 

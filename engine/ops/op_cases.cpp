@@ -280,11 +280,11 @@ void add_norms(std::vector<OpRow>& table) {
   ln.plain = [](const Tensors& x, const OpSettings& s) { return Tensors{layernorm_plain(x[0], x[1], x[2], s.eps)}; };
   OpRow rn{.name = "residual_layernorm", .functions = {"residual_layernorm"}};
   rn.run = [](const Tensors& x, const OpSettings& s) {
-    const ResidualNorm r = residual_layernorm(x[0], x[1], x[2], x[3], s.eps);
+    const ResidualNorm r = residual_layernorm(x[0], x[1], x[2], x[3], s.eps, {x[4], s.dropout, s.key, s.first});
     return Tensors{r.sum, r.normed};
   };
   rn.plain = [](const Tensors& x, const OpSettings& s) {
-    const ResidualNorm r = residual_layernorm_plain(x[0], x[1], x[2], x[3], s.eps);
+    const ResidualNorm r = residual_layernorm_plain(x[0], x[1], x[2], x[3], s.eps, {x[4], s.dropout, s.key, s.first});
     return Tensors{r.sum, r.normed};
   };
   // One channel normalises to zero whatever x is; the derivative is zero but for rounding, so eps is large there.
@@ -294,10 +294,15 @@ void add_norms(std::vector<OpRow>& table) {
       const int64_t C = s[-1];
       const OpSettings set{.eps = C == 1 ? 0.1f : 1e-5f};
       ln.cases.push_back({{act(s, -1, 2), vec(C), beta ? vec(C) : kAbsent}, set});
-      rn.cases.push_back({{act(s, -1, 2), act(s), vec(C), beta ? vec(C) : kAbsent}, set});
+      rn.cases.push_back({{act(s, -1, 2), act(s), vec(C), beta ? vec(C) : kAbsent, kAbsent}, set});
     }
+  for (const Shape& s : {Shape{5, 3}, Shape{13, 7, 40}, Shape{3, 4, 5, 264}, Shape{9, 2, 129}, Shape{0, 3, 5}})
+    for (const float p : {0.0f, 0.4f})
+      for (const bool scale : {true, false})
+        rn.cases.push_back({{act(s, -1, 2), act(s), vec(s[-1]), vec(s[-1]), scale ? vec(s[-1]) : kAbsent},
+                            {.eps = 1e-5f, .dropout = p, .first = 6}});
   ln.speed = {{act(kSpeedShape), vec(768), vec(768)}, {}};
-  rn.speed = {{act(kSpeedShape), act(kSpeedShape), vec(768), vec(768)}, {}};
+  rn.speed = {{act(kSpeedShape), act(kSpeedShape), vec(768), vec(768), kAbsent}, {}};
   ln.value_tolerance = rn.value_tolerance = 5e-6;
   ln.gradient_tolerance = rn.gradient_tolerance = 2e-5;
   ln.bf16_tolerance = 0.008;

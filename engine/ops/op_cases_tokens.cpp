@@ -96,10 +96,10 @@ void add_branches(std::vector<OpRow>& table) {
 
   OpRow end{.name = "residual_branch", .functions = {"residual_branch"}};
   end.run = [](const Tensors& x, const OpSettings& s) {
-    return Tensors{residual_branch(x[0], x[1], x[2], s.dropout, s.key, s.first)};
+    return Tensors{residual_branch(x[0], x[1], {x[2], s.dropout, s.key, s.first})};
   };
   end.plain = [](const Tensors& x, const OpSettings& s) {
-    return Tensors{residual_branch_plain(x[0], x[1], x[2], s.dropout, s.key, s.first)};
+    return Tensors{residual_branch_plain(x[0], x[1], {x[2], s.dropout, s.key, s.first})};
   };
   for (const Shape& s : {Shape{1, 1}, Shape{9, 5}, Shape{5, 3, 31}, Shape{13, 7, 40}, Shape{3, 4, 5, 264},
                          Shape{300, 2, 3}, Shape{0, 3, 5}})

@@ -69,14 +69,23 @@ Tensor mlp_plain(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tens
 // eps) * gamma + beta over the last axis.   gamma, beta: (C) f32, beta may be undefined
 Tensor layernorm(const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps);
 Tensor layernorm_plain(const Tensor& x, const Tensor& gamma, const Tensor& beta, float eps);
-// {x + residual, layernorm(x + residual)} in one pass
+// How a branch joins the residual stream: stream + drop_path(scale * branch), with LayerScale (Touvron et al. 2021) and
+// stochastic depth where they are asked for.   scale: (C) f32 or undefined (1)
+struct Join {
+  Tensor scale;
+  float drop_path = 0.0f;
+  RandomKey key;
+  int64_t first_sample = 0;
+  bool plain() const { return !scale.defined() && drop_path == 0.0f; }
+};
+// {sum, layernorm(sum)} in one pass, sum = residual_branch(residual, branch, join)
 struct ResidualNorm {
   Tensor sum, normed;
 };
-ResidualNorm residual_layernorm(const Tensor& x, const Tensor& residual, const Tensor& gamma, const Tensor& beta,
-                                float eps);
-ResidualNorm residual_layernorm_plain(const Tensor& x, const Tensor& residual, const Tensor& gamma, const Tensor& beta,
-                                      float eps);
+ResidualNorm residual_layernorm(const Tensor& branch, const Tensor& residual, const Tensor& gamma, const Tensor& beta,
+                                float eps, const Join& join = {});
+ResidualNorm residual_layernorm_plain(const Tensor& branch, const Tensor& residual, const Tensor& gamma,
+                                      const Tensor& beta, float eps, const Join& join = {});
 // Softmax over the last axis. causal: x is (.., T, T') and column j is visible to row i when j <= i + T' - T.
 Tensor softmax(const Tensor& x, bool causal = false);
 
@@ -110,12 +119,9 @@ Tensor mean_tokens(const Tensor& x, int64_t begin);                // (B, T, C) 
 // Stochastic depth (Huang et al. 2016): keeps a sample with probability 1 - p, scaled by 1 / (1 - p), else zero; one
 // draw per sample, with the address (key, first_sample + b). x: (B, ..); identity for p = 0.
 Tensor drop_path(const Tensor& x, float p, const RandomKey& key, int64_t first_sample);
-// x + drop_path(gamma * branch): the end of a residual branch with LayerScale (Touvron et al. 2021). x, branch: (B, ..,
-// C); gamma: (C) f32 or undefined (1)
-Tensor residual_branch(const Tensor& x, const Tensor& branch, const Tensor& gamma, float p, const RandomKey& key,
-                       int64_t first_sample);
-Tensor residual_branch_plain(const Tensor& x, const Tensor& branch, const Tensor& gamma, float p, const RandomKey& key,
-                             int64_t first_sample);
+// x + drop_path(scale * branch): the end of a residual branch. x, branch: (B, .., C)
+Tensor residual_branch(const Tensor& x, const Tensor& branch, const Join& join);
+Tensor residual_branch_plain(const Tensor& x, const Tensor& branch, const Join& join);
 
 // ---- embedding and loss (loss.cpp, embedding.cpp, soft_loss.cpp)
 // ------------------------------------------------------------------------- y[b, t] = tokens[ids[b, t]] +

@@ -2,7 +2,6 @@
 #include "kernels/tokens.h"
 
 #include "engine/ops/ops.h"
-#include "kernels/residual_branch.h"
 
 namespace accrete::ops {
 namespace {
@@ -123,88 +122,6 @@ Tensor mean_tokens(const Tensor& x, int64_t begin) {
                   });
                   return {dx};
                 });
-}
-
-namespace {
-
-// A batch as rows: a sample has `per_sample` of them.
-struct Rows {
-  int64_t rows, per_sample, cols;
-  explicit Rows(const Tensor& x)
-      : rows(x.rank() == 1 ? x.count() : x.shape().rows()),
-        per_sample(x.size(0) > 0 ? rows / x.size(0) : 0),
-        cols(x.rank() == 1 ? 1 : x.size(-1)) {}
-};
-
-void check_drop(const char* where, const Tensor& x, float p) {
-  check(p >= 0.0f && p < 1.0f, where, "probability out of range; expected 0 <= p < 1; got ", p);
-  check(x.rank() >= 1, where, "expected a batch, (B, ..); got ", x.shape());
-}
-
-// x + factor * gamma * branch; x and gamma may be undefined.
-Tensor joined(const Tensor& x, const Tensor& branch, const Tensor& gamma, const kernels::DropPath& drop) {
-  const Rows r(branch);
-  Tensor y = like(branch);
-  on(y, [&]<class T>(const auto& dev) {
-    kernels::residual_branch_forward<T>(dev, y.ptr<T>(), ptr_or_null<T>(x), branch.ptr<T>(), ptr_or_null<float>(gamma),
-                                        drop, r.rows, r.per_sample, r.cols);
-  });
-  return y;
-}
-
-}  // namespace
-
-Tensor drop_path(const Tensor& x, float p, const RandomKey& key, int64_t first_sample) {
-  check_drop("drop_path", x, p);
-  if (p == 0.0f) return x;
-  const kernels::DropPath drop(p, key, first_sample);
-  const Tensor y = joined(Tensor(), x, Tensor(), drop);
-  const double n = static_cast<double>(x.count()), bytes = 2.0 * static_cast<double>(x.bytes());
-  // What was dropped is not stored: its random numbers have addresses, so backward draws them again.
-  return record("drop_path", y, {x}, {}, Cost{n, bytes, n, bytes},
-                [drop](const BackwardContext& ctx) -> Grads { return {joined(Tensor(), ctx.dy(), Tensor(), drop)}; });
-}
-
-// dx = dy;  dbranch = factor * gamma * dy;  dgamma = sum over rows of factor * dy * branch
-Tensor residual_branch(const Tensor& x, const Tensor& branch, const Tensor& gamma, float p, const RandomKey& key,
-                       int64_t first_sample) {
-  const char* where = "residual_branch";
-  check_drop(where, x, p);
-  check(x.shape() == branch.shape() && x.dtype() == branch.dtype(), where, "the branch does not fit; expected ",
-        x.shape(), " ", name_of(x.dtype()), "; got ", branch.shape(), " ", name_of(branch.dtype()));
-  if (gamma.defined())
-    check(gamma.count() == x.size(-1) && x.rank() >= 2 && gamma.dtype() == DType::f32, where,
-          "gamma does not fit; expected (", x.size(-1), ") f32 for (B, .., C); got ", gamma.shape(), " ",
-          name_of(gamma.dtype()), " for ", x.shape());
-  const kernels::DropPath drop(p, key, first_sample);
-  const Tensor y = joined(x, branch, gamma, drop);
-  const double n = static_cast<double>(x.count()), bytes = static_cast<double>(x.bytes());
-  if (!gamma.defined() && p == 0.0f)  // a sum
-    return record(where, y, {x, branch}, {}, Cost{n, 3 * bytes, 0, 0}, [](const BackwardContext& ctx) -> Grads {
-      return {ctx.dy(), ctx.dy()};
-    });
-  return record(where, y, {x, branch, gamma}, gamma.defined() ? Saved{branch, gamma} : Saved{},
-                Cost{3 * n, 3 * bytes, gamma.defined() ? 4 * n : n, (gamma.defined() ? 3 : 2) * bytes},
-                [drop, scaled = gamma.defined()](const BackwardContext& ctx) -> Grads {
-                  const Tensor& dy = ctx.dy();
-                  Tensor dbranch, dgamma;
-                  if (ctx.needs(1)) dbranch = like(dy);
-                  if (scaled && ctx.needs(2)) dgamma = ctx.param_grad(2);
-                  const Rows r(dy);
-                  on(dy, [&]<class T>(const auto& dev) {
-                    kernels::residual_branch_backward<T>(dev, dbranch.defined() ? dbranch.ptr<T>() : nullptr,
-                                                         dgamma.defined() ? dgamma.ptr<float>() : nullptr, dy.ptr<T>(),
-                                                         scaled ? ctx.saved(0).template ptr<T>() : nullptr,
-                                                         scaled ? ctx.saved(1).template ptr<float>() : nullptr, drop,
-                                                         r.rows, r.per_sample, r.cols);
-                  });
-                  return {dy, dbranch, dgamma};
-                });
-}
-
-Tensor residual_branch_plain(const Tensor& x, const Tensor& branch, const Tensor& gamma, float p, const RandomKey& key,
-                             int64_t first_sample) {
-  return add(x, drop_path(gamma.defined() ? column_scale(branch, gamma) : branch, p, key, first_sample));
 }
 
 }  // namespace accrete::ops
