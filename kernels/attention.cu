@@ -7,6 +7,7 @@
 
 #include <stdexcept>
 
+#include "kernels/attention_choice.h"
 #include "kernels/attention_mma.h"
 #include "kernels/attention_tile.h"
 
@@ -101,7 +102,11 @@ void attention_forward(const Gpu& ctx, T* o, float* lse, const T* q, const T* k,
   const int64_t q_tiles = (s.q_len + 63) / 64, tasks = s.batch * s.heads * q_tiles;
   if (tasks <= 0 || s.head_dim <= 0) return;
   if (served_by_mma<T>(s, {q}, {k, v}, {o})) {
-    if constexpr (kMmaType<T>) attention_mma_forward(ctx, o, lse, q, k, v, s);
+    if constexpr (kMmaType<T>) {
+      const auto ours = [&] { attention_mma_forward(ctx, o, lse, q, k, v, s); };
+      const AttentionOperands x{.q = q, .k = k, .v = v, .o = o, .lse = lse};
+      if (!attention_by_cudnn(ctx, gemm_type<T>(), s, x, ours)) ours();
+    }
     return;
   }
   const bool wide = wide_heads(q, s, s.q_row, s.q_batch) && wide_heads(k, s, s.kv_row, s.kv_batch) &&

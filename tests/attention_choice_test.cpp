@@ -1,12 +1,17 @@
 // Our attention or cuDNN's: what of the choice needs no GPU. Who is asked, how a batch is cut, keys and records of the
-// plan file, and a race among ways that refuse, fail, differ or dawdle.
+// plan file, and a race among ways that refuse, fail, differ or dawdle. On a GPU: what is chosen there is right.
 #include "kernels/attention_choice.h"
 
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <limits>
+#include <random>
 #include <set>
+
+#include "engine/autograd/tape.h"
+#include "engine/ops/ops.h"
+#include "tests/gpu_testing.h"
 
 using namespace accrete;
 using namespace accrete::kernels;
@@ -80,7 +85,39 @@ AttentionChoice choice_of(std::vector<Way> cudnn, float ours_us = 100) {
   return choose_attention(trial);
 }
 
+// o and the gradient of qkv, both bf16, in heads of 64.
+std::vector<ResultSample> attention_on(Device device, const Shape& shape, const std::vector<float>& qkv,
+                                       const std::vector<float>& d_o, bool causal) {
+  const Tape tape;
+  const Tensor x = require_grad(Tensor::from(qkv, shape, device));
+  const Tensor o = ops::attention(ops::cast(x, DType::bf16), {.heads = shape[2] / 192, .causal = causal});
+  backward(o, ops::cast(Tensor::from(d_o, o.shape(), device), DType::bf16));
+  return {{ops::cast(o, DType::f32).to_vector<float>(), 64, kResultTolerance},
+          {grad_of(x).to_vector<float>(), 64, kResultTolerance}};
+}
+
 }  // namespace
+
+TEST_CASE("attention of sizes that cuDNN may take: a GPU agrees with the CPU, and with itself after the choice") {
+  const auto gpu = test_gpu();
+  if (!gpu) return;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  for (const int64_t length : {512, 577}) {
+    const Shape shape{8, length, 3 * 4 * 64};
+    std::vector<float> qkv(static_cast<size_t>(shape.count())), d_o(qkv.size() / 3);
+    for (float& v : qkv) v = normal(random);
+    for (float& v : d_o) v = normal(random);
+    for (const bool causal : {true, false}) {
+      CAPTURE(length);
+      CAPTURE(causal);
+      const auto first = attention_on(*gpu, shape, qkv, d_o, causal),
+                 again = attention_on(*gpu, shape, qkv, d_o, causal);
+      CHECK(samples_agree(attention_on(kCpu, shape, qkv, d_o, causal), first));
+      for (size_t i = 0; i < first.size(); ++i) CHECK(first[i].values == again[i].values);
+    }
+  }
+}
 
 TEST_CASE("what cuDNN is asked for") {
   const auto asked = [](auto change, GemmType type = GemmType::bf16, bool backward = true) {
