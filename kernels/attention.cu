@@ -2,7 +2,8 @@
 // keeps the largest score m, l = sum exp(s - m) and the output o = sum exp(s - m) v; when a tile raises m, l and o
 // shrink by exp(m_old - m_new). At the end o / l and lse = m + log l. Memory: q, k, v once per 64 queries, o and lse
 // once; no score leaves the chip. f32 multiply-adds in registers and shared memory, scores in units of log 2. 16-bit
-// types go to the tensor cores (attention_mma.cu) where their rows are aligned, and come here otherwise.
+// types go to the tensor cores (attention_mma.cu), or on a GPU to cuDNN where that was found faster
+// (attention_choice.h), when their rows are aligned, and come here otherwise.
 #include "kernels/attention.h"
 
 #include <stdexcept>
