@@ -129,7 +129,7 @@ AttentionChoice choose_attention(AttentionTrial& trial) {
 }
 
 PlanRecord attention_record(const AttentionChoice& choice, uint64_t position, uint64_t engine, uint64_t workspace) {
-  const auto tenths = [](double us) { return static_cast<uint64_t>(std::llround(us * 10)); };
+  const auto tenths = [](double us) { return static_cast<uint64_t>(std::llround(std::fmin(us, 1e12) * 10)); };
   PlanRecord r;
   r.fused = choice.way > 0;
   r.timed = choice.theirs_us > 0;

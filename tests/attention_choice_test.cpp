@@ -260,6 +260,7 @@ TEST_CASE("a choice goes into the plan file and comes back") {
   CHECK(ours.timed);
   CHECK(ours.microseconds == 100.5);
   CHECK(!attention_record({}, 0, 0, 0).timed);
+  CHECK(parse_plan_line(plan_line(key, attention_record({.ours_us = INFINITY, .theirs_us = INFINITY}, 0, 0, 0))));
   PlanFile file("");
   file.add(key, cudnn);
   REQUIRE(file.find(key));
