@@ -104,9 +104,9 @@ void attention_forward(const Gpu& ctx, T* o, float* lse, const T* q, const T* k,
   if (tasks <= 0 || s.head_dim <= 0) return;
   if (served_by_mma<T>(s, {q}, {k, v}, {o})) {
     if constexpr (kMmaType<T>) {
-      const auto ours = [&] { attention_mma_forward(ctx, o, lse, q, k, v, s); };
+      const auto ours = [&](const void*) { attention_mma_forward(ctx, o, lse, q, k, v, s); };
       const AttentionOperands x{.q = q, .k = k, .v = v, .o = o, .lse = lse};
-      if (!attention_by_cudnn(ctx, gemm_type<T>(), s, x, ours)) ours();
+      if (!attention_by_cudnn(ctx, gemm_type<T>(), s, x, ours)) ours(nullptr);
     }
     return;
   }

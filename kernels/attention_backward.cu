@@ -167,7 +167,9 @@ void attention_backward(const Gpu& ctx, T* dq, T* dk, T* dv, float* delta, const
   if (heads <= 0 || s.head_dim <= 0) return;
   if (served_by_mma<T>(s, {q, dq}, {k, v, dk, dv}, {d_o, o})) {
     if constexpr (kMmaType<T>) {
-      const auto ours = [&] { attention_mma_backward(ctx, dq, dk, dv, delta, d_o, q, k, v, o, lse, s); };
+      const auto ours = [&](const void* gradient) {
+        attention_mma_backward(ctx, dq, dk, dv, delta, static_cast<const T*>(gradient), q, k, v, o, lse, s);
+      };
       const AttentionOperands x{.q = q,
                                 .k = k,
                                 .v = v,
@@ -178,7 +180,7 @@ void attention_backward(const Gpu& ctx, T* dq, T* dk, T* dv, float* delta, const
                                 .dk = dk,
                                 .dv = dv,
                                 .delta = delta};
-      if (!attention_by_cudnn(ctx, gemm_type<T>(), s, x, ours)) ours();
+      if (!attention_by_cudnn(ctx, gemm_type<T>(), s, x, ours)) ours(d_o);
     }
     return;
   }

@@ -10,6 +10,7 @@
 // Whatever cuDNN refuses, gets wrong or fails at leaves the shape with our kernels.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -59,6 +60,14 @@ struct ResultSample {
 // 16-bit results of the same sums in another order differ by half a percent at most; log-sum-exps, f32, by far less.
 inline constexpr float kResultTolerance = 1.0f / 64, kLseTolerance = 1.0f / 512;
 
+// Whether there is nothing to compare: a model whose head begins with zeros has no gradient in its first step. Such a
+// choice is then made with o in the place of d_o.
+inline bool only_zeros(const std::vector<ResultSample>& results) {
+  return std::all_of(results.begin(), results.end(), [](const ResultSample& r) {
+    return std::all_of(r.values.begin(), r.values.end(), [](float x) { return x == 0.0f; });
+  });
+}
+
 // The root mean square of the differences is at most `tolerance` of ours over all, and in each row at most four times
 // that share of the row and a sixteenth of it of all. NaN never agrees, and only zeros prove nothing.
 bool samples_agree(const std::vector<ResultSample>& ours, const std::vector<ResultSample>& theirs);
@@ -84,18 +93,20 @@ AttentionChoice choose_attention(AttentionTrial& trial);
 // our time and cuDNN's in tenths of a microsecond.
 PlanRecord attention_record(const AttentionChoice& choice, uint64_t position, uint64_t engine, uint64_t workspace);
 
-// Queues the attention through cuDNN where that is the choice. False, and nothing queued, where `ours`, which queues
-// our kernels, is to run; a choice runs it too, and what it leaves in the results is overwritten.
+// Our kernels: queues them with this d_o (forward: not looked at) and otherwise the call's operands.
+using OurAttention = std::function<void(const void* d_o)>;
+// Queues the attention through cuDNN where that is the choice. False, and nothing queued, where `ours` is to run; a
+// choice runs it too, and what it leaves in the results is overwritten.
 inline bool attention_by_cudnn(const Emu&, GemmType, const AttentionShape&, const AttentionOperands&,
-                               const std::function<void()>&) {
+                               const OurAttention&) {
   return false;
 }
 #ifdef ACCRETE_WITH_CUDNN
 bool attention_by_cudnn(const Cuda& ctx, GemmType type, const AttentionShape& s, const AttentionOperands& x,
-                        const std::function<void()>& ours);
+                        const OurAttention& ours);
 #else
 inline bool attention_by_cudnn(const Cuda&, GemmType, const AttentionShape&, const AttentionOperands&,
-                               const std::function<void()>&) {
+                               const OurAttention&) {
   return false;
 }
 #endif

@@ -221,6 +221,12 @@ TEST_CASE("when two results agree") {
   CHECK(!samples_agree({{{6.9f, 5.1f}, 1, kLseTolerance}}, {{{6.9f / 0.6931f, 5.1f / 0.6931f}, 1, kLseTolerance}}));
 }
 
+TEST_CASE("results that are zeros throughout say nothing") {
+  CHECK(only_zeros({{{0, -0.0f}, 1, 0.1f}, {{0}, 1, 0.1f}}));
+  CHECK(!only_zeros({{{0, 0}, 1, 0.1f}, {{0, 1e-30f}, 1, 0.1f}}));
+  CHECK(!only_zeros({{{0, kNan}, 1, 0.1f}}));
+}
+
 TEST_CASE("only what is right, repeatable and clearly faster takes our place") {
   const Way good{50, {kClose}};
   CHECK(choice_of({}).way == 0);

@@ -85,7 +85,7 @@ std::shared_ptr<const AttentionGraph> graph_of(const Call& c, const Library& lib
 
 class Trial : public AttentionTrial {
  public:
-  Trial(const Call& call, const std::function<void()>& ours, Library& library) : c_(call), ours_(ours) {
+  Trial(const Call& call, const OurAttention& ours, Library& library) : c_(call), ours_(ours) {
     try {
       const auto graph = graph_of(c_, library);
       for (uint64_t position = 1; graph && position <= kMostPlans; ++position)
@@ -97,7 +97,7 @@ class Trial : public AttentionTrial {
 
   int ways() const override { return 1 + static_cast<int>(ways_.size()); }
   bool run(int i) override {
-    if (i == 0) return ours_(), true;
+    if (i == 0) return ours_(c_.x.d_o), true;
     try {
       way(i).run(c_);
       return true;
@@ -164,7 +164,7 @@ class Trial : public AttentionTrial {
   }
 
   const Call& c_;
-  const std::function<void()>& ours_;
+  const OurAttention& ours_;
   std::vector<Way> ways_;
 };
 
@@ -172,7 +172,7 @@ class Trial : public AttentionTrial {
 class Choices {
  public:
   // Null: ours.
-  const Way* find_or_choose(const Call& c, const std::function<void()>& ours) {
+  const Way* find_or_choose(const Call& c, const OurAttention& ours) {
     lt::Plans& plans = lt::Plans::all();
     const std::string name = attention_key(plans.device_name(c.ctx.device), static_cast<int64_t>(cudnn()->GetVersion()),
                                            c.type, c.s, c.x.backward());
@@ -184,7 +184,7 @@ class Choices {
   }
 
  private:
-  std::optional<Way> choose(const Call& c, const std::string& name, PlanFile& file, const std::function<void()>& ours) {
+  std::optional<Way> choose(const Call& c, const std::string& name, PlanFile& file, const OurAttention& ours) {
     const PlanRecord* known = file.find(name);
     if (known && !known->fused) return std::nullopt;
     try {
@@ -213,9 +213,14 @@ class Choices {
   }
 
   // `way` receives the winner when it is not ours.
-  static PlanRecord time_all(const Call& c, const std::function<void()>& ours, Library& library,
-                             std::optional<Way>& way) {
-    Trial trial(c, ours, library);
+  static PlanRecord time_all(const Call& c, const OurAttention& ours, Library& library, std::optional<Way>& way) {
+    AttentionOperands x = c.x;
+    const Call call{c.ctx, c.type, c.s, x};
+    Trial trial(call, ours, library);
+    if (x.backward()) {
+      trial.run(0);
+      if (only_zeros(trial.results())) x.d_o = x.o;
+    }
     const AttentionChoice choice = choose_attention(trial);
     if (choice.way == 0) return attention_record(choice, 0, 0, 0);
     way = std::move(trial.way(choice.way));
@@ -230,7 +235,7 @@ class Choices {
 }  // namespace
 
 bool attention_by_cudnn(const Cuda& ctx, GemmType type, const AttentionShape& s, const AttentionOperands& x,
-                        const std::function<void()>& ours) {
+                        const OurAttention& ours) {
   if (!cudnn_may_serve(type, s, x)) return false;
   lt::Plans& plans = lt::Plans::all();
   if (!plans.timing() || !cudnn()) return false;
