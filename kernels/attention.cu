@@ -2,11 +2,13 @@
 // keeps the largest score m, l = sum exp(s - m) and the output o = sum exp(s - m) v; when a tile raises m, l and o
 // shrink by exp(m_old - m_new). At the end o / l and lse = m + log l. Memory: q, k, v once per 64 queries, o and lse
 // once; no score leaves the chip. f32 multiply-adds in registers and shared memory, scores in units of log 2. 16-bit
-// types go to the tensor cores (attention_mma.cu) where their rows are aligned, and come here otherwise.
+// types go to the tensor cores (attention_mma.cu), or on a GPU to cuDNN where that was found faster
+// (attention_choice.h), when their rows are aligned, and come here otherwise.
 #include "kernels/attention.h"
 
 #include <stdexcept>
 
+#include "kernels/attention_choice.h"
 #include "kernels/attention_mma.h"
 #include "kernels/attention_tile.h"
 
@@ -101,7 +103,11 @@ void attention_forward(const Gpu& ctx, T* o, float* lse, const T* q, const T* k,
   const int64_t q_tiles = (s.q_len + 63) / 64, tasks = s.batch * s.heads * q_tiles;
   if (tasks <= 0 || s.head_dim <= 0) return;
   if (served_by_mma<T>(s, {q}, {k, v}, {o})) {
-    if constexpr (kMmaType<T>) attention_mma_forward(ctx, o, lse, q, k, v, s);
+    if constexpr (kMmaType<T>) {
+      const auto ours = [&](const void*) { attention_mma_forward(ctx, o, lse, q, k, v, s); };
+      const AttentionOperands x{.q = q, .k = k, .v = v, .o = o, .lse = lse};
+      if (!attention_by_cudnn(ctx, gemm_type<T>(), s, x, ours)) ours(nullptr);
+    }
     return;
   }
   const bool wide = wide_heads(q, s, s.q_row, s.q_batch) && wide_heads(k, s, s.kv_row, s.kv_batch) &&

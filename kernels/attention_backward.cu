@@ -7,6 +7,7 @@
 // 16-bit types go to the tensor cores (attention_mma_backward.cu) where their rows are aligned.
 #include <stdexcept>
 
+#include "kernels/attention_choice.h"
 #include "kernels/attention_mma.h"
 #include "kernels/attention_tile.h"
 
@@ -165,7 +166,22 @@ void attention_backward(const Gpu& ctx, T* dq, T* dk, T* dv, float* delta, const
   const int64_t heads = s.batch * s.heads;
   if (heads <= 0 || s.head_dim <= 0) return;
   if (served_by_mma<T>(s, {q, dq}, {k, v, dk, dv}, {d_o, o})) {
-    if constexpr (kMmaType<T>) attention_mma_backward(ctx, dq, dk, dv, delta, d_o, q, k, v, o, lse, s);
+    if constexpr (kMmaType<T>) {
+      const auto ours = [&](const void* gradient) {
+        attention_mma_backward(ctx, dq, dk, dv, delta, static_cast<const T*>(gradient), q, k, v, o, lse, s);
+      };
+      const AttentionOperands x{.q = q,
+                                .k = k,
+                                .v = v,
+                                .o = const_cast<T*>(o),
+                                .lse = const_cast<float*>(lse),
+                                .d_o = d_o,
+                                .dq = dq,
+                                .dk = dk,
+                                .dv = dv,
+                                .delta = delta};
+      if (!attention_by_cudnn(ctx, gemm_type<T>(), s, x, ours)) ours(d_o);
+    }
     return;
   }
   const bool wide = wide_heads(q, s, s.q_row, s.q_batch) && wide_heads(dq, s, s.q_row, s.q_batch) &&

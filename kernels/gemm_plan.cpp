@@ -5,11 +5,7 @@
 
 namespace accrete::kernels {
 
-namespace {
-
 const char* name_of(GemmType t) { return t == GemmType::f32 ? "f32" : t == GemmType::bf16 ? "bf16" : "f16"; }
-
-}  // namespace
 
 const char* name_of(LibraryEpilogue e) {
   switch (e) {
@@ -77,11 +73,16 @@ uint32_t alignment_of(const void* p) {
   return address % 256 == 0 ? 256 : static_cast<uint32_t>(address & (~address + 1));
 }
 
+std::string one_word(const std::string& device_name) {
+  std::string word;
+  for (const char c : device_name) word += c > ' ' && c < 127 && c != '|' ? c : '_';
+  return word;
+}
+
 std::string GemmKey::text(const std::string& device_name, int64_t library_version) const {
   std::ostringstream out_text;
-  for (const char c : device_name) out_text << (c > ' ' && c < 127 && c != '|' ? c : '_');
   const GemmShape& s = shape;
-  out_text << " cublaslt " << library_version << " M " << s.M << " N " << s.N << " K " << s.K
+  out_text << one_word(device_name) << " cublaslt " << library_version << " M " << s.M << " N " << s.N << " K " << s.K
            << (s.trans_a ? " At" : "") << (s.trans_b ? " Bt" : "") << (s.accumulate ? " accumulate" : "") << " ld "
            << s.lda << ' ' << s.ldb << ' ' << s.ldc;
   if (s.batch != 1) out_text << " batch " << s.batch << ' ' << s.batch_a << ' ' << s.batch_b << ' ' << s.batch_c;

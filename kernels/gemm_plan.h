@@ -26,6 +26,8 @@ constexpr GemmType gemm_type() {
   return std::is_same_v<T, bf16> ? GemmType::bf16 : GemmType::f16;
 }
 
+const char* name_of(GemmType t);
+
 // Epilogues that the library has in one kernel.
 enum class LibraryEpilogue : uint8_t {
   none,
@@ -81,6 +83,9 @@ int64_t extent_of_c(const GemmShape& complete_shape);
 
 // Largest power of two up to 256 that divides the address: what the library may assume of a pointer.
 uint32_t alignment_of(const void* p);
+
+// A name of a device as one word of a key, which nothing in it can break.
+std::string one_word(const std::string& device_name);
 
 // Everything that decides which algorithm is the fastest one.
 struct GemmKey {

@@ -14,7 +14,8 @@ namespace accrete::kernels {
 namespace {
 
 constexpr std::string_view kTitle =
-    "# Chosen algorithms of matrix products. Delete the file to have them timed again; see kernels/gemm_plan_file.h.";
+    "# Chosen algorithms of matrix products and attention. Delete the file to have them timed again; see "
+    "kernels/gemm_plan_file.h.";
 
 uint64_t checksum(std::string_view text) {  // FNV-1a
   uint64_t h = 0xcbf29ce484222325ull;

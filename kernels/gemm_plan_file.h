@@ -1,4 +1,5 @@
-// The plan file: which algorithm was chosen for which product, one readable line each.
+// The plan file: which algorithm was chosen for which product, one readable line each. Attention has lines here too
+// (attention_choice.h).
 //
 //   <key> | fused timed 12.5 us workspace 1048576 algorithm <128 hex digits> | <16 hex digits: checksum of the line>
 //

@@ -193,8 +193,8 @@ printf '{"date": "%s", "gpu": "%s", "pytorch": "%s", "commit": "%s"}\n' "$date" 
   >"$report_dir/results.jsonl"
 
 # ---- parts ---------------------------------------------------------------------------------------------------------
-kernel_tests=(kernels_emu_test token_kernels_test attention_kernels_test optimizer_kernels_test gemm_epilogue_test
-  queued_test grid_kernels_test conv_test outlook_test image_ops_test)
+kernel_tests=(kernels_emu_test token_kernels_test attention_kernels_test attention_choice_test optimizer_kernels_test
+  gemm_epilogue_test queued_test grid_kernels_test conv_test outlook_test image_ops_test)
 model_tests=(gpt_golden_test vit_golden_test vit_test volo_golden_test volo_forward_test generate_test
   evaluate_test)
 train_tests=(resume_test queued_train_test vision_methods_test)

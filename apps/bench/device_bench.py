@@ -202,6 +202,19 @@ class Bench:
                          f"{s['flops_per_second'] / 1e9:.0f} |")  # fmt: skip
         self.sections["ladder"] = lines
 
+    def attention(self):
+        """Whose attention each shape got, ours or cuDNN's, as the plan file has it (kernels/attention_choice.h)."""
+        lines = []
+        for line in sorted((self.out / "caches/accrete/gemm_plans.txt").read_text().splitlines()):
+            key, _, rest = line.partition(" | ")
+            if " attention " in key:
+                ours, theirs = (int(rest.rpartition(" algorithm ")[2][at : at + 16], 16) / 10 for at in (32, 48))
+                shape = key.partition(" cudnn ")[2]
+                lines.append(f"| {shape} | {'cuDNN' if rest.startswith('fused') else 'ours'} | {ours or ''} | {theirs or ''} |")
+        if lines:
+            self.sections["attention"] = ["### attention, ours or cuDNN's", "", "| cuDNN version, shape | chosen | ours us | cuDNN us |",
+                                          "|---|---|---|---|"] + lines  # fmt: skip
+
     def write(self):
         """The tables so far, so that a bench that is cut short leaves them."""
         text = [ceilings_line(self.ceilings), ""] if self.ceilings else []
@@ -215,6 +228,8 @@ class Bench:
         return "\n".join(text)
 
     def finish(self):
+        if (self.out / "caches/accrete/gemm_plans.txt").exists():
+            self.attention()
         shutil.rmtree(self.out / "caches", ignore_errors=True)
         print(self.write())
         return 1 if self.failures else 0

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <string_view>
 
 #include "kernels/cuda/stopwatch.h"
@@ -17,9 +16,6 @@ namespace {
 
 constexpr int kSuggestions = 32;
 constexpr size_t kFinalists = 4;
-constexpr int kRounds = 3;               // of the finalists, by turns
-constexpr float kRoundMs = 2.0f;         // a finalist runs about so long in a round, at most kRoundRuns times
-constexpr int kRoundRuns = 10;           //
 constexpr float kClearlyFaster = 0.98f;  // below this share of the time, a later candidate replaces an earlier one
 constexpr size_t kMaxPlans = 8192;
 
@@ -219,18 +215,10 @@ void Plans::time_all(const Cuda& ctx, Plan& plan, const std::vector<cublasLtMatm
     e.best_ms = watch.milliseconds([&] { run(e); });
     entries.push_back(e);
   }
-  for (Entry& e : entries) e.best_ms = std::max(e.best_ms, 1e-3f);
-  std::vector<int> runs;
-  for (const Entry& e : entries) runs.push_back(std::clamp(static_cast<int>(kRoundMs / e.best_ms), 1, kRoundRuns));
-  for (Entry& e : entries) e.best_ms = std::numeric_limits<float>::infinity();
-  for (int round = 0; round < kRounds; ++round) {
-    for (size_t i = 0; i < entries.size(); ++i) {
-      const float ms = watch.milliseconds([&] {
-        for (int n = 0; n < runs[i]; ++n) run(entries[i]);
-      });
-      entries[i].best_ms = std::min(entries[i].best_ms, ms / static_cast<float>(runs[i]));
-    }
-  }
+  std::vector<float> ms;
+  for (const Entry& e : entries) ms.push_back(e.best_ms);
+  ms = race(watch, ms, [&](size_t i) { run(entries[i]); });
+  for (size_t i = 0; i < entries.size(); ++i) entries[i].best_ms = ms[i];
   const Entry* best = nullptr;
   for (const Entry& e : entries)
     if (!best || e.best_ms < kClearlyFaster * best->best_ms) best = &e;

@@ -77,11 +77,15 @@ class Plans {
   Plan& choose(const Cuda& ctx, const GemmKey& key, const Operands& operands, void* workspace,
                const Separately& separately);
 
+  // Attention keeps its choices here too (attention_cudnn.cpp).
+  bool timing() const { return timing_; }  // false: ACCRETE_GEMM_TIMING=off, nothing is timed and there is no file
+  PlanFile& file() { return file_; }
+  const std::string& device_name(int device);
+
  private:
   Plans();
   void time_all(const Cuda& ctx, Plan& plan, const std::vector<cublasLtMatmulHeuristicResult_t>& candidates,
                 const Operands& operands, void* workspace, const Separately& separately);
-  const std::string& device_name(int device);
 
   std::recursive_mutex mutex_;
   std::unordered_map<GemmKey, std::unique_ptr<Plan>, GemmKeyHash> plans_;

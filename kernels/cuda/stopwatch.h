@@ -3,8 +3,11 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/device.h"
 
@@ -49,5 +52,24 @@ class Stopwatch {
   cudaStream_t stream_;
   cudaEvent_t start_ = nullptr, stop_ = nullptr;
 };
+
+// Shortest mean times of several ways to the same result, in milliseconds: they run by turns, so that a clock that
+// changes changes for all. run(i) queues way i, whose kernels have been loaded; ms[i] is about what it takes.
+template <class Run>
+std::vector<float> race(const Stopwatch& watch, const std::vector<float>& ms, Run&& run) {
+  constexpr int kRounds = 3, kMostRuns = 10;
+  constexpr float kRoundMs = 2.0f;  // a way runs about so long in a round, at most kMostRuns times
+  std::vector<float> best(ms.size(), std::numeric_limits<float>::infinity());
+  for (int round = 0; round < kRounds; ++round) {
+    for (size_t i = 0; i < ms.size(); ++i) {
+      const int runs = std::clamp(static_cast<int>(kRoundMs / std::max(ms[i], 1e-3f)), 1, kMostRuns);
+      const float all = watch.milliseconds([&] {
+        for (int n = 0; n < runs; ++n) run(i);
+      });
+      best[i] = std::min(best[i], all / static_cast<float>(runs));
+    }
+  }
+  return best;
+}
 
 }  // namespace accrete::kernels::lt
