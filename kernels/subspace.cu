@@ -83,8 +83,8 @@ struct Lane {
         x[j] = bits_to_float(word);
       } else if constexpr (kBits == 16) {
         x[j] = to_float(bf16{static_cast<uint16_t>(word >> j % 2 * 16)});
-      } else {
-        x[j] = static_cast<float>(word >> j * kBits % 32 & ((1u << kBits) - 1));
+      } else {  // 2^23 + code as bits: at full rate, which conversions of integers are not
+        x[j] = bits_to_float(0x4b000000u | (word >> j * kBits % 32 & ((1u << kBits) - 1))) - 0x1p23f;
       }
     }
     scale = to_float(f16{static_cast<uint16_t>(s.group)});

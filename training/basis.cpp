@@ -13,11 +13,11 @@
 namespace accrete {
 namespace {
 
-constexpr int64_t kTile = kernels::kSubspaceTile;
-constexpr size_t kChunk = 16;             // tiles whose products are summed by one thread
-constexpr size_t kWakeUp = 1 << 8;        // tile rows; below, a team of threads does not pay
-constexpr double kDependent = 1e-6;       // of |mean|: rounding of the snapshots makes directions of 1e-7
-constexpr double kNoRow = 1e-7;           // of |mean|
+constexpr int64_t kTile = kernels::kSubspaceTile;  // elements; a multiple of the quantisation group
+constexpr size_t kChunk = 16;                      // tiles whose products are summed by one thread
+constexpr size_t kWakeUp = 1 << 8;                 // tile rows; below, a team of threads does not pay
+constexpr double kDependent = 1e-6;                // of |mean|: rounding of the snapshots makes directions of 1e-7
+constexpr double kNoRow = 1e-7;                    // of |mean|
 constexpr double kNearlyDependent = 1e3;  // condition above which a second correction is made: 1e-16 cond^2 = 1e-10
 constexpr double kOrthonormal = 1e-5;
 
