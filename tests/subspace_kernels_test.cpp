@@ -14,7 +14,7 @@ namespace {
 template <class Row>
 Values words_of(const std::vector<Row>& table) {
   std::vector<int32_t> words(table.size() * sizeof(Row) / 4);
-  std::memcpy(words.data(), table.data(), words.size() * 4);
+  if (!table.empty()) std::memcpy(words.data(), table.data(), words.size() * 4);
   return {words.begin(), words.end()};
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "training/checkpoint.h"
@@ -105,13 +106,14 @@ std::unique_ptr<Subspace> make_stepper(const StageStart& start, Basis basis, con
                                        const std::vector<double>& begin, double reach) {
   const Device device = start.store.device();
   if (!device.queued()) return std::make_unique<Subspace>(optim, start.store, std::move(basis), begin, reach);
-  const int64_t room = start.spare_memory(), bytes = DeviceBasis::bytes(basis);
+  const int64_t bytes = DeviceBasis::bytes(basis);
+  const int64_t room = start.spare_memory ? start.spare_memory() : std::numeric_limits<int64_t>::max();
   auto stepper = std::make_unique<Subspace>(optim, start.store, std::move(basis), begin, reach, room);
   if (!stepper->on_device())
     start.note(Json{{"event", "projection"},
                     {"on", "cpu"},
-                    {"why", "the rows take " + human_bytes(bytes) + ", and a step leaves " + human_bytes(room) +
-                                " of " + name_of(device) + " to them: every step goes over the host"}});
+                    {"why", "the rows take " + human_bytes(bytes) + " of " + name_of(device) +
+                                ", which has no room for them beside a step: every step goes over the host"}});
   return stepper;
 }
 
