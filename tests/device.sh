@@ -194,7 +194,8 @@ printf '{"date": "%s", "gpu": "%s", "pytorch": "%s", "commit": "%s"}\n' "$date" 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------
 kernel_tests=(kernels_emu_test token_kernels_test attention_kernels_test attention_choice_test optimizer_kernels_test
-  gemm_epilogue_test queued_test grid_kernels_test conv_test outlook_test image_ops_test)
+  gemm_epilogue_test queued_test grid_kernels_test conv_test outlook_test image_ops_test subspace_kernels_test
+  device_basis_test)
 model_tests=(gpt_golden_test vit_golden_test vit_test volo_golden_test volo_forward_test generate_test
   evaluate_test)
 train_tests=(resume_test queued_train_test vision_methods_test)
@@ -299,6 +300,8 @@ sanitize() {
   side racecheck-tokens 90 "${racecheck[@]}" "$build_dir/tests/token_kernels_test" -tc='sequences*,copies*,residual*'
   side memcheck-grids 90 "${memcheck[@]}" "$build_dir/tests/grid_kernels_test"
   side racecheck-grids 90 "${racecheck[@]}" "$build_dir/tests/grid_kernels_test" -tc='outlook*,batch*'
+  side memcheck-subspace 90 "${memcheck[@]}" "$build_dir/tests/subspace_kernels_test"
+  side racecheck-subspace 90 "${racecheck[@]}" "$build_dir/tests/subspace_kernels_test" -tc='P*'
   side memcheck-queued 90 "${memcheck[@]}" "$build_dir/tests/queued_test" -tce='*ends at once*'
 }
 

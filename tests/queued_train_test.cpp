@@ -1,6 +1,9 @@
 // Training on a device whose work is queued, the emulator or that of ACCRETE_TEST_DEVICE: steps that are recorded once
 // and replayed leave the bits of steps that are launched kernel by kernel, in every kind of stage.
+#include <algorithm>
+
 #include "tests/train_testing.h"
+#include "training/checkpoint.h"
 
 using namespace accrete;
 
@@ -137,6 +140,69 @@ TEST_CASE("a run that is killed on a queued device continues with the same bits"
   CAPTURE(rest.err);
   REQUIRE(rest.exit_code == 0);
   CHECK(final_checksum(folder / "half") == final_checksum(folder / "whole"));
+}
+
+TEST_CASE("averaging with its rows on the device: the losses of the CPU, the same bits when resumed, and no room") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  const auto put = [&](const Json& average) {
+    Json plan = {{"name", "twa"}, {"snapshots", 6}, {"from", 0}, {"collect", {{"duration", "6st"}}}};
+    plan["average"] = {{"duration", "4st"}};
+    plan["average"].merge_patch(average);
+    put_recipe(folder, tiny(plan, {{"duration", "10st"},
+                                   {"model", {{"depth", 2}}},
+                                   {"data", {{"holdout", 0.1}}},
+                                   {"checkpoint", {{"every", "2st"}}}}));
+  };
+  const auto train = [&](const std::string& out, const std::string& more) {
+    const RunResult r = run(train_command(folder, out, more));
+    CAPTURE(r.err);
+    if (!has_emulator(r)) return false;
+    REQUIRE(r.exit_code == 0);
+    return true;
+  };
+  // Relative gaps: f32 sums in another order, for 10 steps.
+  const auto check_alike = [&](const std::vector<Json>& there, const std::vector<Json>& here) {
+    REQUIRE(there.size() == here.size());
+    for (size_t i = 0; i < here.size(); ++i) {
+      CHECK(there[i]["event"] == here[i]["event"]);
+      for (const char* number : {"loss", "moved"})
+        if (here[i].contains(number))
+          CHECK(there[i][number].get<double>() == doctest::Approx(here[i][number].get<double>()).epsilon(2e-4));
+    }
+  };
+  const auto events = [&](const std::string& out) { return read_metrics(folder / out / "metrics.jsonl"); };
+  put({{"precision", "q4"}, {"optimizer", "adamw"}, {"lr", 0.01}, {"blocks", "per_tensor"}, {"data", "held_out"}});
+  if (!train("q4", kOnQueued) || !train("q4cpu", "--device cpu")) return;
+  check_alike(events("q4"), events("q4cpu"));
+  // What a process leaves that is killed in the averaging stage.
+  std::filesystem::copy(folder / "q4", folder / "parts", std::filesystem::copy_options::recursive);
+  REQUIRE(std::filesystem::exists(checkpoint_folder(folder / "parts", 8)));
+  std::filesystem::remove_all(checkpoint_folder(folder / "parts", 10));
+  train("parts", kOnQueued + " --resume");
+  CHECK(final_checksum(folder / "parts") == final_checksum(folder / "q4"));
+  CHECK(lasting_events(folder / "parts") == lasting_events(folder / "q4"));
+
+  put({{"precision", "f32"}});
+  train("f32", kOnQueued);
+  const auto peak = [&](const std::string& more) {
+    const Json stages = Json::parse(run(train_command(folder, "none", "--dry-run --json " + more)).out)["stages"];
+    return stages.at(1)["peak_memory"].get<int64_t>();
+  };
+  const int64_t with = peak(kOnQueued), without = peak("--device cpu"), rows = with - without;
+  CHECK(static_cast<double>(rows) ==
+        doctest::Approx(events("f32").at(0)["params"].get<double>() * 4 * 6).epsilon(0.05));
+  const std::string limit = kOnQueued + " --memory-limit " + std::to_string(without + rows * 9 / 10);
+  CHECK(peak(limit) == without);
+  train("no_room", limit);
+  std::vector<Json> over_the_host = events("no_room");
+  const auto told = std::find_if(over_the_host.begin(), over_the_host.end(),
+                                 [](const Json& e) { return e["event"] == "projection"; });
+  REQUIRE(told != over_the_host.end());
+  CHECK((*told)["on"] == "cpu");
+  CHECK((*told)["why"].get<std::string>().find("every step goes over the host") != std::string::npos);
+  over_the_host.erase(told);
+  check_alike(over_the_host, events("f32"));
 }
 
 TEST_CASE("a bad number ends the run with the name of the op, one step later than it came") {

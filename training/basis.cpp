@@ -7,16 +7,17 @@
 #include <optional>
 
 #include "engine/core/device.h"
+#include "engine/ops/subspace.h"
 #include "training/gram_schmidt.h"
 
 namespace accrete {
 namespace {
 
-constexpr int64_t kTile = 4096;           // elements; a multiple of the quantisation group
-constexpr size_t kChunk = 16;             // tiles whose products are summed by one thread
-constexpr size_t kWakeUp = 1 << 8;        // tile rows; below, a team of threads does not pay
-constexpr double kDependent = 1e-6;       // of |mean|: rounding of the snapshots makes directions of 1e-7
-constexpr double kNoRow = 1e-7;           // of |mean|
+constexpr int64_t kTile = kernels::kSubspaceTile;  // elements; a multiple of the quantisation group
+constexpr size_t kChunk = 16;                      // tiles whose products are summed by one thread
+constexpr size_t kWakeUp = 1 << 8;                 // tile rows; below, a team of threads does not pay
+constexpr double kDependent = 1e-6;                // of |mean|: rounding of the snapshots makes directions of 1e-7
+constexpr double kNoRow = 1e-7;                    // of |mean|
 constexpr double kNearlyDependent = 1e3;  // condition above which a second correction is made: 1e-16 cond^2 = 1e-10
 constexpr double kOrthonormal = 1e-5;
 
@@ -338,10 +339,15 @@ std::vector<double> Basis::project(const float* g) const {
     const auto l = static_cast<size_t>(tiles_[chunks[c].first].block);
     for (size_t q = 0; q < r; ++q) result[l * r + q] += parts[c * r + q];
   }
-  share_.sum(result);
-  for (size_t l = 0; l < block_.size(); ++l)
-    for (size_t q = 0; q < block_[l].factors.size(); ++q) result[l * r + q] *= block_[l].factors[q];
+  finish(result);
   return result;
+}
+
+void Basis::finish(std::vector<double>& sums) const {
+  share_.sum(sums);
+  for (size_t l = 0; l < block_.size(); ++l)
+    for (size_t q = 0; q < block_[l].factors.size(); ++q)
+      sums[l * static_cast<size_t>(rank()) + q] *= block_[l].factors[q];
 }
 
 void Basis::expand(float* out, const float* start, std::span<const double> change) const {

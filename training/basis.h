@@ -91,7 +91,7 @@ class Basis {
   int size() const { return blocks_ * rank(); }  // coefficients; number l * rank() + q belongs to row q of block l
   const BasisReport& report() const { return report_; }
 
-  // P^T g for a flat buffer g.
+  // P^T g for a flat buffer g on the host.
   std::vector<double> project(const float* g) const;
   // out = start + P change, rounded once; elements without a change keep the bits of `start`. Elements of no block, and
   // of other shares, are not written. `out` may be `start`.
@@ -117,6 +117,10 @@ class Basis {
     int64_t count = 0;            // elements, of all shares
   };
   class Builder;
+  friend class DeviceBasis;  // the same products on a device
+
+  // sums: <stored row, g> over the elements of this share -> P^T g.
+  void finish(std::vector<double>& sums) const;
 
   BasisConfig config_;
   Precision precision_;

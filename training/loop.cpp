@@ -173,6 +173,7 @@ StageStart Loop::start_of(const Stage& stage) {
     estimate_statistics(stage);
     return evaluated(*source, stage.batch.micro_size(), batches, view_.state.spent.flops).loss;
   };
+  start.spare_memory = [this, &stage] { return spare_memory(settings_, stage); };
   start.note = [this](Json event) { view_.notes.push_back(std::move(event)); };
   return start;
 }

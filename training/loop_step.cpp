@@ -26,7 +26,7 @@ int64_t Loop::variant_position(const Stage& stage, const VariantData& variant) c
   return stage.seed ? s.stage_step * variant.batch.size : s.spent.tokens / variant.source->tokens_per_sample();
 }
 
-// Queues one optimizer step. Nothing in here waits for the device.
+// Queues one optimizer step. Nothing in here waits for the device, but for a Subspace, which steps on the host.
 void Loop::train_step(const Stage& stage) {
   RunState& s = view_.state;
   Context ctx = context(stage, true);

@@ -11,7 +11,7 @@ namespace accrete {
 namespace {
 
 StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source& source, int64_t rows, int64_t micro,
-                  const std::vector<int64_t>& skip = {}) {
+                  const std::vector<int64_t>& skip = {}, bool own_memory = false) {
   const Recipe& recipe = settings.recipe;
   release_cache(kDry);
   reset_peak(kDry);
@@ -24,6 +24,11 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
   std::map<std::string, double> averages = stage.averages;
   for (const auto& [name, time] : stage.average_times) averages[name] = 0;  // only their memory counts here
   const Optimizer optimizer(stage.optim, store, averages);
+  Tensor own;
+  if (own_memory) {
+    const SegmentScope segment(Segment::optimizer);
+    own = Tensor::empty(Shape{stage.device_bytes(store.parameter_count())}, DType::u8, kDry);
+  }
   const BlockSet skipped = block_set(store.entries(), skip);
   Context ctx;
   ctx.training = true;
@@ -53,9 +58,7 @@ StepCost dry_step(const LoopSettings& settings, const Stage& stage, const Source
   return cost;
 }
 
-}  // namespace
-
-StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Variant* variant) {
+StepCost cost_of(const LoopSettings& settings, const Stage& stage, const Variant* variant, bool own_memory) {
   DataConfig data = stage.data;
   BatchConfig batch = stage.batch;
   check(batch.size % batch.micro_size() == 0, "config", "batch.micro (", batch.micro_size(),
@@ -64,10 +67,26 @@ StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Varia
   const auto source =
       settings.make_source(data, stage.split, static_cast<uint64_t>(settings.recipe.seed), Purpose::train);
   StepCost cost = dry_step(settings, stage, *source, batch.size, batch.micro_size(),
-                           variant ? variant->skip : std::vector<int64_t>{});
+                           variant ? variant->skip : std::vector<int64_t>{}, own_memory);
   cost.tokens = static_cast<double>(batch.size * source->tokens_per_sample());
   cost.score_flops = cost.forward_flops * static_cast<double>(batch.micro_size()) / static_cast<double>(batch.size);
   return cost;
+}
+
+// A tenth stays free: evaluations have other shapes than steps, and a driver wants something too.
+int64_t spare_beside(int64_t peak, Device device) { return std::max<int64_t>(0, memory_limit(device) - peak) / 10 * 9; }
+
+}  // namespace
+
+StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Variant* variant) {
+  const StepCost cost = cost_of(settings, stage, variant, false);
+  const bool keeps = settings.device.queued() && stage.device_bytes &&
+                     stage.device_bytes(cost.params) <= spare_beside(cost.peak, settings.device);
+  return keeps ? cost_of(settings, stage, variant, true) : cost;
+}
+
+int64_t spare_memory(const LoopSettings& settings, const Stage& stage) {
+  return spare_beside(cost_of(settings, stage, nullptr, false).peak, settings.device);
 }
 
 std::vector<StagePrediction> predict(const LoopSettings& settings, const Plan& plan) {

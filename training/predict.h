@@ -32,6 +32,9 @@ struct StepCost {
 };
 StepCost step_cost(const LoopSettings& settings, const Stage& stage, const Variant* variant = nullptr);
 
+// Bytes of settings.device that a step of the stage leaves to Stage::device_bytes; 0 where nothing is left.
+int64_t spare_memory(const LoopSettings& settings, const Stage& stage);
+
 // Largest micro-batch (a divisor of stage.batch.size, at least 1) whose step fits into `bytes`; 0 when none does.
 int64_t largest_micro_batch(const LoopSettings& settings, const Stage& stage, int64_t bytes);
 

@@ -164,7 +164,7 @@ std::string short_number(double value) {
 
 // What a trainer decided and why: everything but the event's name and step, as short text.
 std::string decisions(const RunRecord& run) {
-  static const std::set<std::string> kinds = {"growth", "search", "choice", "assemble", "basis"};
+  static const std::set<std::string> kinds = {"growth", "search", "choice", "assemble", "basis", "projection"};
   std::string rows;
   for (const auto& event : run.events) {
     const std::string kind = event["event"].get<std::string>();

@@ -75,7 +75,9 @@ struct StageStart {
   // Mean loss of the store's present weights on a split; its FLOPs are charged as training.
   std::function<double(const std::string& split, int64_t batches)> score;
   std::function<void(Json event)> note;  // writes {"event": "growth", ...} into metrics.jsonl
-  std::filesystem::path folder;          // for files that only this stage needs; made on demand
+  // Bytes of the device that a step of the stage leaves to what the method keeps there; null: unknown.
+  std::function<int64_t()> spare_memory;
+  std::filesystem::path folder;  // for files that only this stage needs; made on demand
   uint64_t seed = 0;
   bool dry = false;  // only the cost is wanted: there are no weights, no earlier stages and no other runs to read
 };
@@ -171,6 +173,8 @@ struct Stage {
   // FLOPs of the method's own arithmetic (a basis, a projection), at the start and at every step, from the number of
   // parameters; null: none.
   std::function<double(int64_t params)> start_flops, step_flops;
+  // Bytes that the method keeps on a queued device as long as they fit beside a step; null: none.
+  std::function<int64_t(int64_t params)> device_bytes;
 };
 
 // All running averages of a stage, decay by name.

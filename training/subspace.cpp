@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/ops/update.h"
-
 namespace accrete {
 
 Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, std::span<const double> alpha,
-                   double reach)
+                   double reach, int64_t room)
     : config_(config),
       store_(store),
       basis_(std::move(basis)),
@@ -25,6 +23,28 @@ Subspace::Subspace(const OptimConfig& config, ParamStore& store, Basis basis, st
     if ((config.name == "sgd") == (moment == std::string("momentum"))) numbers_[moment].assign(begin_.size(), 0.0);
   numbers_["count"] = {0};
   numbers_["limited"] = {0};
+  if (!store.device().queued() || DeviceBasis::bytes(basis_) > room) return;
+  try {
+    device_basis_.emplace(basis_, store.device());
+  } catch (const OutOfMemory&) {
+    // The way over the host remains.
+  }
+}
+
+DeviceBasis::Projection Subspace::project_gradient() {
+  if (device_basis_) return device_basis_->project(store_.grads(), norm_.factor());
+  DeviceBasis::Projection p{.factor = static_cast<double>(norm_.factor().item())};
+  if (std::isfinite(p.factor)) p.gradient = project(basis_, store_.grads().on_host());
+  return p;
+}
+
+void Subspace::expand_change(std::span<const double> change) {
+  const Tensor& start = state_.at("start");
+  if (device_basis_) return device_basis_->expand(store_.values(), start, change);
+  if (store_.device() == kCpu) return expand(basis_, store_.values(), start, change);
+  const Tensor values = store_.values().to(kCpu);  // what is in no block (running statistics) stays as it is
+  expand(basis_, values, start.to(kCpu), change);
+  store_.values().copy_from(values);
 }
 
 void Subspace::prepare(double lr, const BlockSet& skip) {
@@ -34,11 +54,8 @@ void Subspace::prepare(double lr, const BlockSet& skip) {
 
 void Subspace::apply() {
   const double lr = lr_;
-  const bool host = store_.device() == kCpu;
-  const Tensor gradient = store_.grads().on_host();
-  const auto clip = static_cast<double>(norm_.factor().item());
+  auto [clip, g] = project_gradient();
   if (!std::isfinite(clip)) return;  // the gradients are not finite
-  std::vector<double> g = project(basis_, gradient);
   std::vector<double>& x = numbers_.at("coefficients");
   const double t = ++numbers_.at("count")[0];
   if (config_.name == "sgd") {
@@ -66,14 +83,7 @@ void Subspace::apply() {
     }
   }
   for (size_t i = 0; i < g.size(); ++i) g[i] = x[i] - begin_[i];
-  const Tensor& start = state_.at("start");
-  if (host) {
-    expand(basis_, store_.values(), start, g);
-  } else {
-    const Tensor values = store_.values().to(kCpu);  // what is in no block (running statistics) stays as it is
-    expand(basis_, values, start.to(kCpu), g);
-    store_.values().copy_from(values);
-  }
+  expand_change(g);
   store_.refresh();
 }
 

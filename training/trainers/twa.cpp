@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "training/checkpoint.h"
@@ -98,6 +99,22 @@ void cook(StageStart& start, const SnapshotFiles& files, const std::string& spli
   files.mean(kept, host);
   set_values(start, host);
   start.note(Json{{"event", "choice"}, {"losses", losses}, {"kept", kept}, {"loss", best}, {"split", split}});
+}
+
+// Its rows go to the device where they fit beside a step.
+std::unique_ptr<Subspace> make_stepper(const StageStart& start, Basis basis, const OptimConfig& optim,
+                                       const std::vector<double>& begin, double reach) {
+  const Device device = start.store.device();
+  if (!device.queued()) return std::make_unique<Subspace>(optim, start.store, std::move(basis), begin, reach);
+  const int64_t bytes = DeviceBasis::bytes(basis);
+  const int64_t room = start.spare_memory ? start.spare_memory() : std::numeric_limits<int64_t>::max();
+  auto stepper = std::make_unique<Subspace>(optim, start.store, std::move(basis), begin, reach, room);
+  if (!stepper->on_device())
+    start.note(Json{{"event", "projection"},
+                    {"on", "cpu"},
+                    {"why", "the rows take " + human_bytes(bytes) + " of " + name_of(device) +
+                                ", which has no room for them beside a step: every step goes over the host"}});
+  return stepper;
 }
 
 }  // namespace
@@ -279,13 +296,16 @@ void Twa::average_trained(Stage& stage, const Files& files) const {
                     {"lambda_max", r.lambda_max},
                     {"cosine", r.cosine},
                     {"bytes", r.bytes}});
-    return std::make_unique<Subspace>(optim, start.store, std::move(basis), begin, reach);
+    return make_stepper(start, std::move(basis), optim, begin, reach);
   };
   // Gram matrix n^2, rows and their check n^2 each (twice where a correction is needed); unit rows: 4 n.
   const auto n = static_cast<double>(count_);
   const double start = rows.rows == "unit" ? n * n + 4 * n : 5 * n * n;
   stage.start_flops = [start](int64_t params) { return start * static_cast<double>(params); };
   stage.step_flops = [n](int64_t params) { return 4 * n * static_cast<double>(params); };
+  stage.device_bytes = [n = count_, precision = precision_of(config_.average.precision)](int64_t params) {
+    return n * encoded_bytes(precision, params);
+  };
 }
 
 }  // namespace accrete
