@@ -79,7 +79,7 @@ Tensor through_block(const Snapshot& weights, int64_t block, const GptConfig& co
   for (size_t i = 0; i < store.entries().size(); ++i)
     store.value(static_cast<int>(i)).copy_from(weights.value(weights.find(store.entries()[i].name)));
   store.refresh();
-  return layer(x, {});
+  return layer(nn::Stream{x, {}, {}}, {}).sum({});
 }
 
 Tensor value_of(const Snapshot& s, const std::string& name) { return s.value(s.find(name)); }

@@ -34,13 +34,13 @@ StepTable::StepTable(const ParamStore& store, const std::vector<float>& lr_scale
   host_ = Tensor::wrap(rows->data(), Shape{n, 2}, DType::f32, rows);
   steps_ = Tensor::zeros(Shape{n}, DType::i32, store.device());
   table_ = Tensor::zeros(Shape{n, 4}, DType::f32, store.device());
-  rates_ = store.device().host() ? host_ : Tensor::zeros(host_.shape(), DType::f32, store.device());
+  rates_ = store.device().queued() ? Tensor::zeros(host_.shape(), DType::f32, store.device()) : host_;
 }
 
 void StepTable::send(const std::vector<kernels::StepRate>& rates) {
   float* row = host_.ptr<float>();
   for (const kernels::StepRate& r : rates) *row++ = r.lr, *row++ = r.weight_decay;
-  if (rates_.device().host()) return;
+  if (!rates_.device().queued()) return;
   Batch host;
   host.inputs = host_;
   rates_.copy_from(feed_(host).inputs);
