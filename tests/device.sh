@@ -142,24 +142,37 @@ nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 places=$((($(nproc) + 1) / 2))
 [ "$places" -le 8 ] || places=8
 
-# What the toolkit lacks of cuBLASLt is taken from the package that PyTorch came with: the header from the last folder
-# that is searched, so that every other header stays the toolkit's; the library by name, when the first GPU is opened.
-find_cublaslt() {
-  local folder toolkit
-  toolkit=$(dirname "$(dirname "$(realpath "$nvcc")")")
-  folder=$("$python" -c 'import glob, nvidia
-print(*(found for p in nvidia.__path__ for found in glob.glob(p + "/*/include/cublasLt.h")), sep="\n")' 2>/dev/null |
-    head -n 1)
-  folder=${folder%/include/cublasLt.h}
-  echo '#include <cublasLt.h>' >"$work_dir/has.cu"
-  if ! "$nvcc" -E "$work_dir/has.cu" >/dev/null 2>&1; then
+# What the toolkit lacks of cuBLASLt and cuDNN (with NVRTC, which that needs) is taken from the packages that PyTorch
+# came with: libraries by name, when the first GPU is opened.
+pip_folder() {  # HEADER: of the package that holds it; empty where none does
+  "$python" -c 'import glob, sys, nvidia
+print(*(found for p in nvidia.__path__ for found in glob.glob(p + "/*/include/" + sys.argv[1])), sep="\n")' "$1" \
+    2>/dev/null | head -n 1 | sed 's#/include/[^/]*$##'
+}
+has_header() { echo "#include <$1>" >"$work_dir/has.cu" && "$nvcc" -E "$work_dir/has.cu" >/dev/null 2>&1; }
+find_library() {  # NAME HEADER LACK: what it means when it is nowhere
+  local folder
+  compgen -G "$(dirname "$(dirname "$(realpath "$nvcc")")")/lib*/lib$1.so.*" >/dev/null && return
+  ldconfig -p | grep -q "lib$1.so" && return
+  folder=$(pip_folder "$2")
+  row "lib$1" "${folder:+from }${folder:-$3}"
+  [ -z "$folder" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder/lib
+}
+find_libraries() {
+  local folder lack="nowhere: attention is ours alone"
+  if ! has_header cublasLt.h; then  # the last folder that is searched, so that every other header stays the toolkit's
+    folder=$(pip_folder cublasLt.h)
     row cublasLt.h "from ${folder:-nowhere: FAILED}"
     [ -z "$folder" ] || options+=("-DCMAKE_CXX_FLAGS=-idirafter $folder/include")
   fi
-  if ! compgen -G "$toolkit/lib64/libcublasLt.so.*" >/dev/null && ! ldconfig -p | grep libcublasLt.so >/dev/null; then
-    row libcublasLt "from ${folder:-nowhere: FAILED}"
-    [ -z "$folder" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder/lib
+  if ! has_header cudnn_graph.h; then
+    folder=$(pip_folder cudnn_graph.h)
+    row cudnn_graph.h "${folder:+from }${folder:-$lack}"
+    [ -z "$folder" ] || options+=("-DACCRETE_CUDNN_INCLUDE=$folder/include")
   fi
+  find_library cublasLt cublasLt.h "nowhere: FAILED"
+  find_library cudnn cudnn_graph.h "$lack"
+  find_library nvrtc nvrtc.h "$lack"
 }
 
 if [ "$device" = cuda ]; then
@@ -178,7 +191,7 @@ if [ "$device" = cuda ]; then
   [ "$capability" = 9.0 ] && architectures=90a-real || architectures=native
   options=(-DACCRETE_EMULATOR=OFF -DACCRETE_CUDA=ON -DACCRETE_CUDA_ARCHITECTURES="$architectures"
     -DCMAKE_CUDA_COMPILER="$nvcc")
-  find_cublaslt
+  find_libraries
   bench_options=(--device cuda)
   export ACCRETE_REQUIRE_GPU=1
 else
