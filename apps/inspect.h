@@ -13,8 +13,9 @@ namespace accrete {
 // MODEL, or a recipe (.json), whose fresh weights are looked at. With two, what differs between them.
 void inspect_params(const std::vector<std::string>& models, const std::vector<std::string>& overrides, bool json);
 
-// One training step of every stage on the dry device: segments, layers, and the micro-batch that fits.
-void inspect_memory(const Recipe& recipe, const Family& family, int64_t limit_bytes, bool json);
+// One training step of every stage on the dry device: segments, layers, and the micro-batch that fits into `limit`
+// bytes.
+void inspect_memory(const Recipe& recipe, const Family& family, int64_t limit, bool json);
 
 // The op table, each row really run on every device of this build.
 void inspect_ops(bool json);

@@ -2,6 +2,7 @@
 #include "apps/families.h"
 #include "apps/inspect.h"
 #include "apps/program.h"
+#include "engine/core/memory.h"
 
 using namespace accrete;
 
@@ -36,9 +37,10 @@ int main(int argc, char** argv) {
   CLI::App* memory =
       json(recipe(app.add_subcommand("memory", "Memory of a training step, predicted: segments, layers, what fits")));
   int64_t limit_mib = 0;
-  memory->add_option("--limit", limit_mib, "Memory that may be used, in MiB; 0: what this machine has available")
+  memory->add_option("--limit", limit_mib, "Memory that may be used, in MiB; 0: what the device has available")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  add_device_option(*memory, device);
 
   CLI::App* ops = json(app.add_subcommand("ops", "Every op by device, number type and gradient"));
   add_threads_option(*ops, threads);
@@ -79,7 +81,8 @@ int main(int argc, char** argv) {
     }
     if (memory->parsed()) {
       const Family family = family_of_recipe(recipe_path, overrides);
-      inspect_memory(load_recipe(recipe_path, overrides, std::nullopt, family), family, limit_mib << 20, report.json);
+      inspect_memory(load_recipe(recipe_path, overrides, std::nullopt, family), family,
+                     limit_mib > 0 ? limit_mib << 20 : memory_limit(parse_device(device)), report.json);
     }
     if (ops->parsed()) inspect_ops(report.json);
     if (g->parsed()) {

@@ -138,8 +138,7 @@ Json report(const Recipe& recipe, const Stage& stage, const Family& family, int6
 
 }  // namespace
 
-void inspect_memory(const Recipe& recipe, const Family& family, int64_t limit_bytes, bool json) {
-  const int64_t limit = limit_bytes > 0 ? limit_bytes : memory_limit();
+void inspect_memory(const Recipe& recipe, const Family& family, int64_t limit, bool json) {
   Json stages = Json::array();
   const auto plan = make_plan(recipe);
   for (const Stage& stage : planned_stages(*plan)) stages.push_back(report(recipe, stage, family, limit, json));

@@ -52,6 +52,25 @@ TEST_CASE(
   }
 }
 
+TEST_CASE(
+    "--hours that are over at once: every start takes a step, also from the end of a stage, and the bits are the "
+    "same") {
+  const TempFolder folder;
+  make_tiny_data(folder);
+  put_recipe(folder, {{"duration", "9st"}, {"plan", {{"name", "vcycle"}}}});
+  REQUIRE(run(train_command(folder, "whole")).exit_code == 0);
+  int starts = 0;
+  do {
+    const std::string how = std::string("--hours 1e-9") + (starts > 0 ? " --resume" : "");
+    const RunResult r = run(train_command(folder, "pieces", how));
+    CAPTURE(r.err);
+    REQUIRE(r.exit_code == 0);
+  } while (final_checksum(folder / "pieces") == "unfinished" && ++starts < 40);
+  CHECK(starts > 9);
+  CHECK(final_checksum(folder / "pieces") == final_checksum(folder / "whole"));
+  CHECK(lasting_events(folder / "pieces") == lasting_events(folder / "whole"));
+}
+
 TEST_CASE("a second signal leaves at once and keeps what was saved") {
   const TempFolder folder;
   make_tiny_data(folder);

@@ -52,6 +52,7 @@ Outcome Loop::run(const std::filesystem::path& checkpoint) {
 
   Outcome outcome = Outcome::complete;
   std::filesystem::path load_from = checkpoint;
+  const int64_t first_step = view_.state.step;  // a run that goes on from the end of a stage takes one, however late
   while (outcome == Outcome::complete) {
     const std::optional<Stage> stage = plan_.next(view_.state.results);
     if (!stage) break;
@@ -60,8 +61,8 @@ Outcome Loop::run(const std::filesystem::path& checkpoint) {
     load_from.clear();
     outcome = run_stage(*stage);
     if (outcome == Outcome::complete || outcome == Outcome::until) end_stage(*stage);
-    if (settings_.hours > 0 && outcome == Outcome::complete && seconds_between(begin, mark_) > settings_.hours * 3600)
-      outcome = Outcome::hours;
+    const bool late = settings_.hours > 0 && seconds_between(begin, mark_) > settings_.hours * 3600;
+    if (late && outcome == Outcome::complete && view_.state.step > first_step) outcome = Outcome::hours;
   }
   check(model_ != nullptr, "train", "the plan has no stage");
   view_.reason = outcome == Outcome::complete ? "complete"
