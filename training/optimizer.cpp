@@ -69,20 +69,13 @@ std::vector<float> Optimizer::layer_scales() const {
   return scales;
 }
 
-// Calls fn(part, entry) for every entry of every part of the table.
-void Optimizer::for_parts(const std::function<void(size_t, size_t)>& fn) const {
-  for (size_t k = 0; k < table_->parts().size(); ++k) {
-    const StepTable::Part& part = table_->parts()[k];
-    for (size_t i = static_cast<size_t>(part.entry); i < steps_.size() && store_.entries()[i].offset < part.end; ++i)
-      fn(k, i);
-  }
-}
-
 std::map<std::string, std::vector<double>> Optimizer::numbers() const {
   std::vector<double> all = steps_;
-  if (table_) {
-    const std::vector<int32_t> counted = table_->steps();
-    for_parts([&](size_t part, size_t entry) { all[entry] = counted[part]; });
+  const std::vector<int32_t> counted = table_ ? table_->steps() : std::vector<int32_t>{};
+  for (size_t k = 0; k < counted.size(); ++k) {
+    const StepTable::Part& part = table_->parts()[k];
+    for (size_t i = static_cast<size_t>(part.entry); i < all.size() && store_.entries()[i].offset < part.end; ++i)
+      all[i] = counted[k];
   }
   return {{"steps", all}};
 }

@@ -4,7 +4,6 @@
 // while the step kernel reads the gradients, so clipping costs one read.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -109,7 +108,6 @@ class Optimizer : public Stepper {
   Tensor moment(const char* name, const Range& r) const;
   update::AdamWSettings adam_settings(const Range& r, double lr, float weight_decay) const;
   void send_rates(double lr, const BlockSet& skip);
-  void for_parts(const std::function<void(size_t, size_t)>& fn) const;
   void step_ranges(double lr);
   void step_elementwise(const Range& r, double lr);
   void step_lamb(const Range& r, double lr);
